@@ -1,0 +1,108 @@
+import type { LaunchSpec, MigrationLimits, Mirrors, RamSend } from '../domain/types.js';
+import type { Clock } from '../util/clock.js';
+import type { Log } from '../util/log.js';
+import { MOMENTS, type Moment, splitDowntime } from './downtime.js';
+import type { Summary } from './migration.js';
+import type { Vote } from './peer.js';
+import type { Phase } from './phase.js';
+import { ProgressSampler } from './progress.js';
+import type { Tracker } from './tracker.js';
+
+/** What the source's flow needs besides the domain and the peer: cancellation, phases, figures. */
+export class SourceContext {
+  /** Fires when the migration is cancelled; never after the handover has begun. */
+  readonly signal: AbortSignal;
+  readonly limits: MigrationLimits;
+  readonly #tracker: Tracker;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #sampler: ProgressSampler;
+  readonly #startedMs: number;
+  readonly #moments: Partial<Record<Moment, number>> = {};
+
+  constructor(
+    tracker: Tracker,
+    limits: MigrationLimits,
+    signal: AbortSignal,
+    tools: { readonly clock: Clock; readonly log: Log },
+  ) {
+    this.#tracker = tracker;
+    this.limits = limits;
+    this.signal = signal;
+    this.#clock = tools.clock;
+    this.#log = tools.log;
+    this.#startedMs = tools.clock.nowMs();
+    this.#sampler = new ProgressSampler(tracker, tools.clock);
+  }
+
+  /** Begins a phase. @throws the reason of the cancellation, if there was one. */
+  async enter(phase: Phase): Promise<void> {
+    this.signal.throwIfAborted();
+    // Nobody may ask QEMU anything besides the flow itself while the guest is paused.
+    if (phase === 'switchover') this.#sampler.stop();
+    const runningOn = { switchover: 'NOWHERE', cleanup: 'DESTINATION' } as const;
+    this.#tracker.enter(phase, {
+      cancellable: phase !== 'handover' && phase !== 'cleanup',
+      ...(phase === 'switchover' || phase === 'cleanup' ? { runningOn: runningOn[phase] } : {}),
+    });
+    this.#log.info({ phase }, 'entered a phase');
+  }
+
+  /** Follows the mirrors' progress until the switchover. */
+  observeMirrors(mirrors: Mirrors): void {
+    this.#sampler.mirrors = mirrors;
+    this.#sampler.start();
+  }
+
+  /** Follows the RAM stream's progress until the switchover. */
+  observeRam(ram: RamSend): void {
+    this.#sampler.ram = ram;
+  }
+
+  /** Notes when something happened, in microseconds of the clock; the default is now. */
+  note(moment: Moment, atUs = this.#clock.nowUs()): void {
+    this.#moments[moment] = atUs;
+  }
+
+  /** Publishes the figures of the whole migration. Called with the guest running on the destination. */
+  async summarize(launchSpec: LaunchSpec, vote: Vote): Promise<void> {
+    await this.#sampler.sample();
+    const { disks, ram } = this.#tracker.now;
+    const transferred = new Map(disks.map((disk) => [disk.diskId, disk.transferredBytes]));
+    const mirrored = launchSpec.disks.filter((disk) => disk.mirrored);
+    const summary: Summary = {
+      totalTimeMs: Math.round(this.#resumedMs() - this.#startedMs),
+      downtime: splitDowntime(this.#allMoments()),
+      qemuDowntimeMs: ram?.downtimeMs ?? 0,
+      transferredBytes:
+        (ram?.transferredBytes ?? 0) + disks.reduce((sum, disk) => sum + disk.transferredBytes, 0),
+      ramPasses: ram?.pass ?? 0,
+      disks: mirrored.map((disk) => ({
+        diskId: disk.diskId,
+        sizeBytes: disk.sizeBytes,
+        transferredBytes: transferred.get(disk.diskId) ?? 0,
+        sourceAllocatedBytes: disk.allocatedBytes,
+        destinationAllocatedBytes: vote.allocatedBytes[disk.diskId] ?? 0,
+      })),
+    };
+    this.#tracker.update({ summary });
+  }
+
+  /** Ends what the context does in the background. */
+  close(): void {
+    this.#sampler.stop();
+  }
+
+  #resumedMs(): number {
+    return (this.#moments.resumed ?? this.#clock.nowUs()) / 1000;
+  }
+
+  #allMoments(): Record<Moment, number> {
+    let latest = this.#moments.stopped ?? 0;
+    const entries = MOMENTS.map((moment) => {
+      latest = this.#moments[moment] ?? latest;
+      return [moment, latest] as const;
+    });
+    return Object.fromEntries(entries) as Record<Moment, number>;
+  }
+}

@@ -1,0 +1,84 @@
+import type { ByteStream } from '../channel/types.js';
+import type {
+  DiskServerAddress,
+  IncomingDomain,
+  LaunchSpec,
+  LoadedGuest,
+  MigratableDomains,
+  RamReceive,
+  WaitOptions,
+} from '../domain/types.js';
+import type { DestinationContext } from './destination-context.js';
+import type { CommitOutcome } from './peer.js';
+import type { SourcePeer } from './source-peer.js';
+
+/**
+ * The destination's half of a migration, one method for each thing the source asks, in the order of the
+ * wire. `context.step` runs each body once, however often the source asks, and removes everything when
+ * one fails.
+ *
+ * On any error before the handover nothing is left here; after it the guest is this host's.
+ */
+export class Destination {
+  readonly #domains: MigratableDomains;
+  readonly #source: SourcePeer;
+  readonly #context: DestinationContext;
+  #incoming!: IncomingDomain;
+  #ram!: RamReceive;
+
+  constructor(domains: MigratableDomains, source: SourcePeer, context: DestinationContext) {
+    this.#domains = domains;
+    this.#source = source;
+    this.#context = context;
+  }
+
+  /** Seed steps 1 and 2: proves the way back, makes the images, starts QEMU with `-incoming defer`. */
+  prepare(launchSpec: LaunchSpec): Promise<void> {
+    return this.#context.step('prepare', 'prepare', async (signal) => {
+      await this.#source.prove({ signal });
+      const request = this.#context.incomingRequest(launchSpec);
+      this.#incoming = await this.#domains.startIncoming(request, { signal });
+      this.#context.holds(this.#incoming);
+    });
+  }
+
+  /** Seed step 3: QEMU's NBD server, on a port found here, one export for each mirrored disk. */
+  exportDisks(): Promise<DiskServerAddress> {
+    return this.#context.step('exportDisks', 'mirror', (signal) =>
+      this.#incoming.exportDisks({ signal }),
+    );
+  }
+
+  /** Seed step 6: `migrate-incoming`; QEMU waits for the RAM that `streamRam` will bring. */
+  acceptRam(): Promise<string> {
+    return this.#context.step('acceptRam', 'precopy', async (signal) => {
+      this.#ram = await this.#incoming.acceptRam({ signal });
+      return this.#context.issueTicket();
+    });
+  }
+
+  /** Seed step 5: the bytes of RAM, and those of the return path. */
+  streamRam(stream: ByteStream, options: WaitOptions): Promise<void> {
+    return this.#ram.receive(stream, options);
+  }
+
+  /** Resolves when the guest is loaded and paused here: the destination's vote. */
+  awaitLoaded(): Promise<LoadedGuest> {
+    return this.#context.step('awaitLoaded', undefined, async (signal) => {
+      const guest = await this.#incoming.loaded({ signal });
+      await this.#context.enter('switchover');
+      await this.#context.decide({ type: 'loaded' });
+      return guest;
+    });
+  }
+
+  /** Seed step 7: the source has given the guest up; it becomes this host's in writing and is resumed. */
+  commit(guest: { readonly paused: boolean }): Promise<CommitOutcome> {
+    return this.#context.take(this.#incoming, guest);
+  }
+
+  /** The source gives the migration up: everything made here goes, unless the guest is already ours. */
+  abort(): Promise<void> {
+    return this.#context.abort();
+  }
+}

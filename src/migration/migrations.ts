@@ -1,0 +1,247 @@
+import { randomUUID } from 'node:crypto';
+import type { Domain, MigratableDomains } from '../domain/types.js';
+import type { Clock } from '../util/clock.js';
+import type { Log } from '../util/log.js';
+import { SourceContext } from './context.js';
+import { MigrationPeer } from './destination-peer.js';
+import { asReasoned, MigrationError, toFailure } from './errors.js';
+import type { GiveUpPorts } from './give-up.js';
+import type { Migration, MigrationManager, MigrationRequest } from './migration.js';
+import type { PeerDirectory, PeerHeader } from './peer.js';
+import type { MigrationRegistry } from './registry.js';
+import { migrateToPeer } from './source.js';
+import { Tracker } from './tracker.js';
+
+const DEFAULT_DOWNTIME_LIMIT_MS = 300;
+const LONGEST_DOWNTIME_LIMIT_MS = 60_000;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** What the source's half needs of the agent. */
+export interface MigrationTools {
+  readonly host: string;
+  /** Grows each time the agent starts. */
+  readonly epoch: number;
+  readonly domains: MigratableDomains;
+  readonly peers: PeerDirectory;
+  readonly registry: MigrationRegistry;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+interface Outgoing {
+  readonly request: MigrationRequest;
+  readonly tracker: Tracker;
+  readonly controller: AbortController;
+  readonly log: Log;
+}
+
+/** The migrations that leave this host: accepts, runs, cancels them. */
+export class Migrations implements MigrationManager {
+  readonly #tools: MigrationTools;
+  readonly #outgoing = new Map<string, Outgoing & { readonly done: Promise<void> }>();
+  readonly #stopping = new AbortController();
+
+  constructor(tools: MigrationTools) {
+    this.#tools = tools;
+  }
+
+  async start(asked: MigrationRequest): Promise<Migration> {
+    const request = validated(asked);
+    const known = this.#outgoing.get(request.migrationId);
+    if (known) return sameOrRefused(known, request);
+    const { domains, peers, registry } = this.#tools;
+    if (registry.has(request.migrationId)) throw idInUse(request.migrationId);
+    if (request.destinationHost === this.#tools.host) {
+      throw new MigrationError('SAME_HOST', `${request.domain} is on ${this.#tools.host} already.`);
+    }
+    const calls = peers.calls(request.destinationHost);
+    const domain = domains.claim(request.domain, request.migrationId);
+
+    const outgoing = this.#outgoingOf(request, domain);
+    const ports = this.#ports(outgoing, domain);
+    const header = this.#header(outgoing, domain);
+    const peer = new MigrationPeer(header, calls, ports.giveUp, outgoing.log);
+    ports.context = this.#contextOf(outgoing);
+    registry.add(outgoing.tracker, () => peer.giveUp.record);
+    const done = this.#run(outgoing, domain, peer, ports.context);
+    this.#outgoing.set(request.migrationId, { ...outgoing, done });
+    return outgoing.tracker.now;
+  }
+
+  get(migrationId: string): Migration {
+    return this.#tools.registry.get(migrationId).now;
+  }
+
+  list(domain: string): readonly Migration[] {
+    return this.#tools.registry.list(domain);
+  }
+
+  watch(migrationId: string, options: { readonly signal: AbortSignal }): AsyncIterable<Migration> {
+    return this.#tools.registry.get(migrationId).watch(options.signal);
+  }
+
+  cancel(migrationId: string, caller: string): Migration {
+    const tracker = this.#tools.registry.get(migrationId);
+    const outgoing = this.#outgoing.get(migrationId);
+    if (outgoing && tracker.now.cancellable) {
+      const error = new MigrationError('CANCELLED_BY', `Cancelled by ${caller}.`, {
+        facts: { caller },
+      });
+      outgoing.controller.abort(error);
+      tracker.update({ cancellable: false });
+    }
+    return tracker.now;
+  }
+
+  /** Cancels what has not been handed over and resolves when all of it has been rolled back. */
+  async close(): Promise<void> {
+    const settling: Promise<void>[] = [];
+    for (const [id, { tracker, done }] of this.#outgoing) {
+      if (!tracker.now.cancellable) continue;
+      this.cancel(id, `the agent of ${this.#tools.host}, which stops`);
+      settling.push(done);
+    }
+    this.#stopping.abort(new MigrationError('CANCELLED_BY', 'The agent stops.'));
+    await Promise.all(settling);
+  }
+
+  async #run(
+    outgoing: Outgoing,
+    domain: Domain,
+    peer: MigrationPeer,
+    context: SourceContext,
+  ): Promise<void> {
+    const { tracker, log } = outgoing;
+    try {
+      log.info({}, 'migration accepted');
+      await migrateToPeer(domain, peer, context);
+    } catch (error) {
+      if (peer.giveUp.record !== 'DONE') await this.#rolledBack(outgoing, peer, error);
+      else log.error({ err: error }, 'the guest has moved, but the clean-up here failed');
+    }
+    context.close();
+    if (peer.giveUp.record === 'DONE') {
+      const runningOn = peer.giveUp.lost ? 'NOWHERE' : 'DESTINATION';
+      tracker.end({ state: peer.giveUp.lost ? 'FAILED' : 'SUCCEEDED', runningOn });
+    }
+    this.#tools.domains.unclaim(domain.uuid, tracker.now.migrationId);
+    log.info({ state: tracker.now.state, summary: tracker.now.summary }, 'migration ended');
+  }
+
+  async #rolledBack(outgoing: Outgoing, peer: MigrationPeer, error: unknown): Promise<void> {
+    const { tracker, controller, log } = outgoing;
+    if (peer.giveUp.record === 'STARTED') await peer.giveUp.fail().catch(() => {});
+    const cancelled = controller.signal.aborted;
+    const failure = chooseFailure(cancelled ? controller.signal.reason : error, peer, tracker);
+    log.warn({ err: error, reason: failure.reason }, 'migration rolled back');
+    const state = failure.reason === 'CANCELLED_BY' ? 'CANCELLED' : 'FAILED';
+    const gone = failure.reason === 'SOURCE_QEMU_DIED' || failure.reason === 'GUEST_STOPPED';
+    tracker.end({ state, runningOn: gone ? 'NOWHERE' : 'SOURCE', failure });
+  }
+
+  #outgoingOf(request: MigrationRequest, domain: Domain): Outgoing {
+    const { migrationId, destinationHost } = request;
+    const tracker = new Tracker(
+      {
+        migrationId,
+        domainUuid: domain.uuid,
+        domainName: domain.name,
+        sourceHost: this.#tools.host,
+        destinationHost,
+      },
+      this.#tools.clock,
+    );
+    const log = this.#tools.log.child({
+      migration_id: migrationId,
+      side: 'source',
+      domain: domain.name,
+      peer: destinationHost,
+    });
+    return { request, tracker, controller: new AbortController(), log };
+  }
+
+  #contextOf({ request, tracker, controller, log }: Outgoing): SourceContext {
+    const { downtimeLimitMs, maxBandwidth } = request;
+    const tools = { clock: this.#tools.clock, log };
+    return new SourceContext(tracker, { downtimeLimitMs, maxBandwidth }, controller.signal, tools);
+  }
+
+  #header({ tracker }: Outgoing, domain: Domain): PeerHeader {
+    const { migrationId, domainUuid, sourceHost, destinationHost } = tracker.now;
+    return {
+      migrationId,
+      attempt: 1,
+      domainUuid,
+      epoch: this.#tools.epoch,
+      generation: domain.generation,
+      sourceHost,
+      destinationHost,
+      sourceJournalId: tracker.journalId,
+      destinationJournalId: '',
+    };
+  }
+
+  #ports({ tracker }: Outgoing, domain: Domain): { giveUp: GiveUpPorts; context?: SourceContext } {
+    const { domains } = this.#tools;
+    const { migrationId, destinationHost } = tracker.now;
+    const ports: { giveUp: GiveUpPorts; context?: SourceContext } = {
+      giveUp: {
+        write: (record) =>
+          domains.recordHandover(domain.uuid, record, migrationId, destinationHost),
+        note: (moment) => ports.context?.note(moment),
+        inDoubt: (error) => markDoubt(tracker, error),
+        stopping: this.#stopping.signal,
+      },
+    };
+    return ports;
+  }
+}
+
+function validated(request: MigrationRequest): MigrationRequest {
+  const migrationId = request.migrationId || randomUUID();
+  const downtimeLimitMs = request.downtimeLimitMs || DEFAULT_DOWNTIME_LIMIT_MS;
+  const wrong = (message: string) => new MigrationError('REQUEST_INVALID', message);
+  if (!request.domain) throw wrong('domain is empty: name the domain to move.');
+  if (!request.destinationHost) throw wrong('destination_host is empty: name one of the peers.');
+  if (!UUID.test(migrationId)) throw wrong(`migration_id "${migrationId}" is not a UUID.`);
+  if (downtimeLimitMs > LONGEST_DOWNTIME_LIMIT_MS) {
+    throw wrong(
+      `downtime_limit_ms is ${downtimeLimitMs}; it may be 1 to ${LONGEST_DOWNTIME_LIMIT_MS}.`,
+    );
+  }
+  return { ...request, migrationId, downtimeLimitMs };
+}
+
+function sameOrRefused({ request, tracker }: Outgoing, asked: MigrationRequest): Migration {
+  const keys = Object.keys(asked) as (keyof MigrationRequest)[];
+  if (keys.every((key) => asked[key] === request[key])) return tracker.now;
+  throw idInUse(asked.migrationId);
+}
+
+function idInUse(migrationId: string): MigrationError {
+  return new MigrationError(
+    'MIGRATION_EXISTS',
+    `Migration ${migrationId} asks for something else.`,
+    {
+      facts: { migration_id: migrationId },
+    },
+  );
+}
+
+// A stream that broke says less than what the destination itself gives as its reason.
+function chooseFailure(error: unknown, peer: MigrationPeer, tracker: Tracker) {
+  const own = toFailure(error, 'source', tracker.now.phase);
+  const symptoms = ['RAM_FAILED', 'MIRROR_FAILED', 'PEER_LOST', 'PEER_UNREACHABLE', 'STALLED'];
+  const cause = peer.failure;
+  if (cause && cause.reason !== 'CANCELLED_BY' && symptoms.includes(own.reason)) return cause;
+  return own;
+}
+
+function markDoubt(tracker: Tracker, error: Error | undefined): void {
+  if (error) {
+    const failure = toFailure(asReasoned(error), 'source', 'handover');
+    tracker.update({ state: 'IN_DOUBT', runningOn: 'UNKNOWN', failure });
+  } else if (tracker.now.state === 'IN_DOUBT') {
+    tracker.update({ state: 'RUNNING', runningOn: 'DESTINATION', failure: undefined });
+  }
+}

@@ -1,0 +1,103 @@
+import type { ByteStream } from '../channel/types.js';
+import type {
+  DiskServerAddress,
+  LaunchSpec,
+  LoadedGuest,
+  RamChannel,
+  WaitOptions,
+} from '../domain/types.js';
+import type { Failure } from './errors.js';
+import type { HandoverRecord } from './handover.js';
+
+/** Names one migration in everything that the two agents say to each other. */
+export interface PeerHeader {
+  readonly migrationId: string;
+  /** Counts the incoming QEMUs of the migration, from 1. */
+  readonly attempt: number;
+  readonly domainUuid: string;
+  /** Grows each time the source agent starts. */
+  readonly epoch: number;
+  /** The generation on the source; the destination's is one higher. */
+  readonly generation: number;
+  readonly sourceHost: string;
+  readonly destinationHost: string;
+  readonly sourceJournalId: string;
+  /** Empty until `prepare` has answered. */
+  readonly destinationJournalId: string;
+}
+
+/** What one side's journal says of a migration. */
+export interface PeerState {
+  readonly record: HandoverRecord | 'NONE';
+  readonly journalId: string;
+  readonly failure: Failure | undefined;
+}
+
+/** What became of the guest after a commit. */
+export type CommitOutcome =
+  | { readonly outcome: 'RUNNING' }
+  | { readonly outcome: 'REFUSED'; readonly failure: Failure | undefined }
+  | { readonly outcome: 'OWNED_LOST' };
+
+/** The destination's vote. */
+export interface Vote extends LoadedGuest {
+  readonly journalId: string;
+}
+
+/**
+ * The destination as the source's agent calls it: plain requests, one for each call of PeerService. All
+ * but `openRam` are idempotent. They throw ReasonedError; a lost peer is `PEER_UNREACHABLE`.
+ */
+export interface PeerCalls {
+  prepare(header: PeerHeader, launchSpec: LaunchSpec, options: WaitOptions): Promise<Prepared>;
+  exportDisks(header: PeerHeader, options: WaitOptions): Promise<DiskServerAddress>;
+  acceptRam(header: PeerHeader, options: WaitOptions): Promise<{ readonly ticket: string }>;
+  /** Opens `StreamRam` on an HTTP/2 connection of its own. */
+  openRam(ticket: string, options: WaitOptions): Promise<ByteStream>;
+  /** One long call; throws `STALLED` when the peer's time is up and it should be asked again. */
+  awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote>;
+  commit(
+    header: PeerHeader,
+    guest: { readonly paused: boolean },
+    options: WaitOptions,
+  ): Promise<CommitOutcome>;
+  revoke(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
+  abort(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
+  queryMigration(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
+  sourceGone(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
+}
+
+/** Answer to `prepare`. */
+export interface Prepared {
+  readonly journalId: string;
+  readonly features: readonly string[];
+}
+
+/** Finds the agents of other hosts. */
+export interface PeerDirectory {
+  /** @throws ReasonedError `PEER_NOT_FOUND` */
+  calls(host: string): PeerCalls;
+}
+
+/** What PeerService asks of the agent: the destination's half, and the answers about the source's. */
+export interface PeerHandler {
+  prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared>;
+  exportDisks(header: PeerHeader): Promise<DiskServerAddress>;
+  acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }>;
+  /** Takes the stream that a ticket opens; resolves when both directions have ended. */
+  streamRam(
+    ticket: string,
+    caller: string,
+    stream: ByteStream,
+    options: WaitOptions,
+  ): Promise<void>;
+  awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote>;
+  commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome>;
+  revoke(header: PeerHeader): Promise<PeerState>;
+  abort(header: PeerHeader): Promise<PeerState>;
+  /** Answered for migrations that this agent sends as well as for those it receives. */
+  queryMigration(header: PeerHeader): Promise<PeerState>;
+  sourceGone(header: PeerHeader): Promise<PeerState>;
+}
+
+export type { RamChannel };

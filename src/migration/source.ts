@@ -1,0 +1,61 @@
+import type { Domain } from '../domain/types.js';
+import type { SourceContext } from './context.js';
+import type { DestinationPeer } from './destination-peer.js';
+
+/**
+ * The source's half of a migration, top to bottom.
+ *
+ * On success the guest no longer runs here; on any error it runs here again (or stays paused, where its
+ * user had paused it).
+ */
+export async function migrateToPeer(
+  domain: Domain,
+  peer: DestinationPeer,
+  context: SourceContext,
+): Promise<void> {
+  const { signal, limits } = context;
+
+  // Seed steps 1 and 2: send the launch parameters; the destination starts QEMU with -incoming defer.
+  await context.enter('prepare');
+  const launchSpec = await domain.launchSpec({ signal });
+  await using twin = await peer.prepare(launchSpec, { signal });
+
+  // Seed steps 3 and 4: mirror every disk into the destination's NBD server on the port it handed back,
+  // and wait for BLOCK_JOB_READY. From `activate` on a write is acknowledged to the guest only when both
+  // images have it.
+  await context.enter('mirror');
+  const server = await twin.exportDisks({ signal });
+  await using mirrors = await domain.mirror(launchSpec.disks, server, limits, { signal });
+  context.observeMirrors(mirrors);
+  await mirrors.ready({ signal });
+  await mirrors.activate({ signal });
+
+  // Seed steps 6 and 5: the destination runs migrate-incoming, then RAM streams while the guest runs.
+  await context.enter('precopy');
+  await using ram = await domain.sendRam(await twin.acceptRam({ signal }), limits, { signal });
+  context.observeRam(ram);
+  const pause = await ram.preSwitchover({ signal });
+
+  // The guest is paused from here on. The mirrors settle before the last RAM is sent, so that the
+  // destination never starts on old blocks.
+  context.note('stopped', pause.stoppedAtUs);
+  await context.enter('switchover');
+  await mirrors.settle({ signal });
+  await mirrors.detach();
+  context.note('settled');
+  await ram.finish({ signal });
+  context.note('completed');
+  const vote = await twin.loaded({ signal });
+  context.note('loaded');
+
+  // Seed step 7: the source gives the guest up in writing, the destination takes it in writing and resumes
+  // it. `handOver` keeps asking a lost peer and throws only when the destination never took the guest.
+  await context.enter('handover');
+  await twin.handOver(pause);
+  ram.release();
+
+  await context.enter('cleanup');
+  await context.summarize(launchSpec, vote);
+  await domain.retire(peer.host);
+  await twin.sourceGone();
+}
