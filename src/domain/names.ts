@@ -28,3 +28,5 @@ export const SCSI_CONTROLLER = 'scsi0';
 export const RNG_DEVICE = 'rng0';
 /** The balloon. */
 export const BALLOON_DEVICE = 'balloon0';
+/** The serial console. */
+export const SERIAL_DEVICE = 'serial0';

@@ -3,7 +3,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { IncomingDomain, IncomingRequest, LaunchSpec } from '../domain/types.js';
 import type { Log } from '../util/log.js';
 import { asReasoned, type Failure, MigrationError, toFailure } from './errors.js';
-import { type DestinationEvent, type DestinationRecord, stepDestination } from './handover.js';
+import {
+  type DestinationEvent,
+  type DestinationRecord,
+  destinationMayRun,
+  stepDestination,
+} from './handover.js';
 import type { CommitOutcome, PeerHeader } from './peer.js';
 import type { Phase } from './phase.js';
 import type { SourcePeer } from './source-peer.js';
@@ -163,6 +168,7 @@ export class DestinationContext {
 
   /** The source gives up. Resolves when nothing is left here; does nothing once the guest is ours. */
   async abort(): Promise<void> {
+    if (destinationMayRun(this.#record)) return;
     // A source that gives up because our QEMU died should hear so, even if it noticed first.
     const died = this.#incoming && !this.#incoming.alive ? await this.#incoming.died : undefined;
     await this.#giveUp(

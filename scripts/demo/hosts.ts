@@ -1,0 +1,145 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { stringify } from 'yaml';
+import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
+import { freePorts } from '../../test/support/free-ports.js';
+import {
+  identityUri,
+  makeAuthority,
+  makeLeaf,
+  writeAuthority,
+  writePair,
+} from '../certificates.js';
+import type { LinuxGuest } from '../guest/linux-guest.js';
+
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** One host of the demo: an agent as a process of its own, as on a real host. */
+export interface DemoHost {
+  readonly name: string;
+  readonly port: number;
+  readonly client: AgentClient;
+  /** The folder of its only pool. */
+  readonly pool: string;
+}
+
+/** Two hosts on loopback, in a folder that is removed at the end. */
+export class DemoHosts implements AsyncDisposable {
+  readonly folder: string;
+  readonly #agents: ChildProcess[] = [];
+  readonly #hosts: DemoHost[] = [];
+
+  private constructor(folder: string) {
+    this.folder = folder;
+  }
+
+  /** Makes certificates and configurations and starts the agents. */
+  static async start(names: readonly string[], guest: LinuxGuest): Promise<DemoHosts> {
+    const hosts = new DemoHosts(await mkdtemp(join(tmpdir(), 'drover-demo-')));
+    try {
+      await hosts.#start(names, guest);
+      return hosts;
+    } catch (error) {
+      await hosts[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get(name: string): DemoHost {
+    const host = this.#hosts.find((known) => known.name === name);
+    if (!host) throw new Error(`There is no host ${name}.`);
+    return host;
+  }
+
+  get all(): readonly DemoHost[] {
+    return this.#hosts;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { client } of this.#hosts) {
+      await stopDomains(client);
+      client[Symbol.dispose]();
+    }
+    await Promise.all(
+      this.#agents.map(async (agent) => {
+        if (agent.exitCode !== null || agent.signalCode !== null) return;
+        agent.kill('SIGTERM');
+        await once(agent, 'exit');
+      }),
+    );
+    await rm(this.folder, { recursive: true, force: true });
+  }
+
+  async #start(names: readonly string[], guest: LinuxGuest): Promise<void> {
+    const certificates = join(this.folder, 'certs');
+    const authority = await makeAuthority('Drover demo CA');
+    await writeAuthority(certificates, authority);
+    const leaf = async (role: 'host' | 'operator', name: string) => {
+      const request = { commonName: name, uris: [identityUri(role, name)] };
+      return await writePair(certificates, name, await makeLeaf(authority, request));
+    };
+    const operator = await leaf('operator', 'operator');
+    const ports = await freePorts(names.length);
+    const peers = names.map((name, i) => ({ name, address: `127.0.0.1:${ports[i]}` }));
+    for (const [i, name] of names.entries()) {
+      const home = join(this.folder, name);
+      const pool = join(home, 'pool');
+      await mkdir(pool, { recursive: true });
+      const config = {
+        host: name,
+        listen: { address: peers[i]?.address, unix: join(home, 'drover.sock') },
+        tls: await leaf('host', name),
+        directories: { state: join(home, 'state'), run: join(home, 'run') },
+        data: { address: '127.0.0.1' },
+        pools: [{ name: 'default', path: pool }],
+        kernels: [
+          {
+            name: 'linux',
+            kernel: guest.kernelPath,
+            initrd: guest.initramfsPath,
+            arguments: guest.commandLine,
+          },
+        ],
+        peers: peers.filter((peer) => peer.name !== name),
+      };
+      const file = join(home, 'agent.yaml');
+      await writeFile(file, stringify(config));
+      await this.#startAgent(file, join(home, 'agent.log'));
+      const client = connectAgent({ address: peers[i]?.address ?? '', tls: operator });
+      this.#hosts.push({ name, port: ports[i] ?? 0, client, pool });
+    }
+  }
+
+  // The agent says on stdout when it is ready; an agent that ends instead has said why on stderr.
+  async #startAgent(config: string, logFile: string): Promise<void> {
+    await using log = await open(logFile, 'a');
+    const main = join(CHECKOUT, 'src/main.ts');
+    const agent = spawn(process.execPath, ['--import', 'tsx', main, 'agent', '--config', config], {
+      cwd: CHECKOUT,
+      stdio: ['ignore', 'pipe', log.fd],
+    });
+    this.#agents.push(agent);
+    const lines = createInterface({ input: agent.stdout as NodeJS.ReadableStream });
+    const ready = once(lines, 'line');
+    const ended = once(agent, 'exit').then(() => {
+      throw new Error(`An agent ended at once; see ${logFile}.`);
+    });
+    await Promise.race([ready, ended]);
+    ended.catch(() => undefined);
+  }
+}
+
+async function stopDomains(client: AgentClient): Promise<void> {
+  const { domains } = await client.domains.listDomains({}).catch(() => ({ domains: [] }));
+  for (const { spec, qemuPid } of domains) {
+    if (!qemuPid) continue;
+    await client.domains
+      .stopDomain({ domain: spec?.uuid ?? '', force: true })
+      .catch(() => undefined);
+  }
+}

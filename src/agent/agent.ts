@@ -1,0 +1,142 @@
+import { join } from 'node:path';
+import { DirectoryPool } from '../domain/directory-pool.js';
+import { HostDomains } from '../domain/host-domains.js';
+import type { HostSystem } from '../domain/host-settings.js';
+import { hostSystem } from '../domain/host-system.js';
+import { Peers } from '../mesh/peers.js';
+import { IncomingMigrations } from '../migration/incoming-migrations.js';
+import { Migrations } from '../migration/migrations.js';
+import { MigrationRegistry } from '../migration/registry.js';
+import type { Binary } from '../process/binary.js';
+import { findOnPath, inspectBinary } from '../process/binary.js';
+import { defaultLauncher } from '../process/default-launcher.js';
+import type { Launcher } from '../process/launcher.js';
+import { type ImageTool, QemuImg } from '../process/qemu-img.js';
+import { readTlsFiles } from '../rpc/credentials.js';
+import { PeerClients } from '../rpc/peer-directory.js';
+import { startRpcServer } from '../rpc/server.js';
+import { systemClock } from '../util/clock.js';
+import { ReasonedError } from '../util/reasoned-error.js';
+import { droverVersion } from '../util/version.js';
+import type { AgentConfig } from './config.js';
+import { nextEpoch } from './epoch.js';
+import type { Logger } from './logger.js';
+
+const SHUTDOWN_LIMIT_MS = 5_000;
+
+/** A running agent. */
+export interface RunningAgent {
+  /** The port on the network, also where the configuration said 0. */
+  readonly port: number;
+  /** Rolls back what has not been handed over and closes both doors. QEMUs go on. */
+  close(): Promise<void>;
+}
+
+/** What tests bring instead of this machine's own. */
+export interface AgentParts {
+  readonly binary?: Binary;
+  readonly launcher?: Launcher;
+  readonly system?: HostSystem;
+  readonly images?: ImageTool;
+}
+
+/**
+ * Puts an agent together and starts it: certificates, QEMU, pools, domains (those that still run are found
+ * again), migrations, and the two doors last.
+ *
+ * @throws ReasonedError `CONFIG_INVALID`, `QEMU_MISSING`, or what kept the agent from starting
+ */
+export async function startAgent(
+  config: AgentConfig,
+  logger: Logger,
+  parts: AgentParts = {},
+): Promise<RunningAgent> {
+  checkIdentity(config);
+  const clock = systemClock;
+  const binary = parts.binary ?? (await findQemu());
+  for (const { message } of binary.problems) logger.warn({ problem: message }, 'QEMU is unusable');
+  const domains = await HostDomains.open({
+    host: config.host,
+    directories: config.directories,
+    data: {
+      address: dataAddress(config),
+      ports: [config.data.ports.first, config.data.ports.last],
+    },
+    pools: await openPools(config, parts.images),
+    kernels: config.kernels.map(({ kernel, initrd, ...rest }) => ({
+      ...rest,
+      path: kernel,
+      initrdPath: initrd,
+    })),
+    binary,
+    launcher: parts.launcher ?? defaultLauncher(),
+    system: parts.system ?? hostSystem,
+    log: logger,
+  });
+  const peers = new PeerClients(new Peers(config.host, config.peers), config.tls);
+  const registry = new MigrationRegistry();
+  const epoch = await nextEpoch(join(config.directories.state, 'epoch'));
+  const common = { host: config.host, domains, peers, registry, clock, log: logger };
+  const migrations = new Migrations({ ...common, epoch });
+  const incoming = new IncomingMigrations(common);
+  const server = await startRpcServer({
+    address: config.listen.address,
+    socketPath: config.listen.unix,
+    tls: config.tls,
+    agentVersion: droverVersion(),
+    ports: {
+      migrations,
+      domains,
+      host: { facts: () => domains.facts(), peers: () => peers.describe() },
+      peer: incoming,
+    },
+    log: logger,
+  });
+  logger.info({ port: server.port, socket: config.listen.unix, epoch }, 'agent is listening');
+  return {
+    port: server.port,
+    async close() {
+      await migrations.close();
+      await incoming.close();
+      await server.shutdown(SHUTDOWN_LIMIT_MS);
+      peers[Symbol.dispose]();
+      await domains.close();
+    },
+  };
+}
+
+function checkIdentity(config: AgentConfig): void {
+  const { identity } = readTlsFiles(config.tls);
+  if (identity.role === 'host' && identity.name === config.host) return;
+  throw new ReasonedError(
+    'CONFIG_INVALID',
+    `host is "${config.host}", but the certificate names the ${identity.role} "${identity.name}".`,
+    {
+      hint: `Use a certificate with the URI spiffe://${identity.trustDomain}/host/${config.host}.`,
+    },
+  );
+}
+
+function dataAddress({ data }: AgentConfig): string {
+  if (data.address !== undefined) return data.address;
+  throw new ReasonedError('CONFIG_INVALID', 'data.address is missing.', {
+    hint: 'The agent listens on all addresses, so say at which one other hosts reach its data ports.',
+  });
+}
+
+async function openPools({ pools }: AgentConfig, tool?: ImageTool): Promise<DirectoryPool[]> {
+  const images = tool ?? (await findImageTool());
+  return await Promise.all(pools.map((pool) => DirectoryPool.open(pool, images)));
+}
+
+async function findImageTool(): Promise<ImageTool> {
+  const path = await findOnPath('qemu-img');
+  if (path !== undefined) return new QemuImg(path);
+  throw new ReasonedError('QEMU_MISSING', 'There is no qemu-img on PATH.');
+}
+
+async function findQemu(): Promise<Binary> {
+  const path = await findOnPath('qemu-system-x86_64');
+  if (path !== undefined) return await inspectBinary(path);
+  throw new ReasonedError('QEMU_MISSING', 'There is no qemu-system-x86_64 on PATH.');
+}

@@ -1,0 +1,176 @@
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { flag, quote, text } from '../spec/fields.js';
+import { isWildcard, parseAddress } from '../util/address.js';
+
+/** The longest path that a unix socket can have, without the ending zero. */
+const SOCKET_PATH_BYTES = 107;
+/** A domain's sockets lie in `<run>/<uuid>/`; their names have at most 20 characters. */
+const DOMAIN_SOCKET_BYTES = 1 + 36 + 1 + 20;
+
+const HOST_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const CATALOGUE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/;
+const GROUP = { error: 'must be a group of fields' };
+
+/**
+ * The schema of the configuration file, keys in camelCase.
+ *
+ * @param folder What relative paths are relative to.
+ */
+export function configSchema(folder: string) {
+  const path = pathIn(folder);
+  const hostName = text(
+    HOST_NAME,
+    'must be the name of a host: a letter or a digit, then up to 62 letters, digits, `.`, `_` or `-`',
+  );
+  const name = text(CATALOGUE_NAME, 'must be a name: letters, digits, `_`, `.`, `+` or `-`');
+  const listen = z.strictObject(
+    {
+      address: address().prefault('0.0.0.0:7443'),
+      unix: shortPath(path, SOCKET_PATH_BYTES).prefault('/run/drover/drover.sock'),
+    },
+    GROUP,
+  );
+  const directories = z.strictObject(
+    {
+      state: path.prefault('/var/lib/drover'),
+      run: shortPath(path, SOCKET_PATH_BYTES - DOMAIN_SOCKET_BYTES).prefault('/run/drover'),
+    },
+    GROUP,
+  );
+  const data = z.strictObject(
+    { address: dataAddress().optional(), ports: portRange().prefault('49500-49599') },
+    GROUP,
+  );
+  const pool = z.strictObject({ name, path, shared: flag(false) }, GROUP);
+  const kernel = z.strictObject(
+    {
+      name,
+      kernel: path,
+      initrd: path.optional(),
+      arguments: z.string({ error: 'must be text' }).default(''),
+    },
+    GROUP,
+  );
+  const peer = z.strictObject({ name: hostName, address: address() }, GROUP);
+  return z
+    .strictObject(
+      {
+        host: hostName,
+        listen: listen.prefault({}),
+        tls: z.strictObject({ certificate: path, key: path, ca: path }, GROUP),
+        directories: directories.prefault({}),
+        data: data.prefault({}),
+        pools: namedList(pool, 'pools'),
+        kernels: namedList(kernel, 'kernels'),
+        peers: namedList(peer, 'peers'),
+      },
+      GROUP,
+    )
+    .superRefine(
+      ({ listen, data }, context) => {
+        const refuse = (field: string, message: string) =>
+          context.addIssue({ code: 'custom', path: ['data', field], message });
+        // What is wrong by itself is told already, and neither has a host nor a number here.
+        const { host, port } = listen?.address ?? {};
+        if (data && data.address === undefined && host && isWildcard(host)) {
+          refuse('address', `must be given, because the agent listens on all addresses`);
+        }
+        const { first, last } = data?.ports ?? {};
+        if (Number(port) >= Number(first) && Number(port) <= Number(last)) {
+          refuse('ports', `must not contain ${port}, which the agent listens on`);
+        }
+      },
+      { when: isGroup },
+    );
+}
+
+/** A list in which no name stands twice; absent means empty. */
+function namedList<Item extends z.ZodType<{ name: string }>>(item: Item, what: string) {
+  return z
+    .array(item, { error: `must be a list of ${what}` })
+    .default([])
+    .superRefine(
+      (items, context) => {
+        const names = items.map((entry) => entry?.name);
+        names.forEach((name, index) => {
+          if (typeof name !== 'string' || names.indexOf(name) === index) return;
+          context.addIssue({
+            code: 'custom',
+            path: [index, 'name'],
+            message: `must be another one: ${quote(name)} is there already`,
+          });
+        });
+      },
+      { when: ({ value }) => Array.isArray(value) },
+    );
+}
+
+function pathIn(folder: string) {
+  return z
+    .string({ error: (issue) => (issue.input === undefined ? 'must be given' : 'must be a path') })
+    .refine((value) => value !== '' && !value.includes('\0'), { error: 'must be a path' })
+    .transform((value) => resolve(folder, value));
+}
+
+function shortPath(path: ReturnType<typeof pathIn>, limitBytes: number) {
+  return path.superRefine((value, context) => {
+    const bytes = Buffer.byteLength(value);
+    if (bytes <= limitBytes) return;
+    context.addIssue({
+      code: 'custom',
+      message: `must be a path of at most ${limitBytes} bytes, because of unix sockets; ${quote(value)} has ${bytes}`,
+    });
+  });
+}
+
+function address() {
+  const given = (input: unknown) => (input === undefined ? 'must be given' : 'must be an address');
+  return z.string({ error: (issue) => given(issue.input) }).transform((value, context) => {
+    try {
+      return parseAddress(value);
+    } catch {
+      context.addIssue({
+        code: 'custom',
+        message: `must be an address such as 10.0.0.1:7443 or [fd00::1]:7443, not ${quote(value)}`,
+      });
+      return z.NEVER;
+    }
+  });
+}
+
+function dataAddress() {
+  const allowed = 'must be the name or IP address of this host, without a port';
+  return z.string({ error: allowed }).transform((value, context) => {
+    const host = readHost(value);
+    if (host !== undefined && !isWildcard(host)) return host;
+    context.addIssue({ code: 'custom', message: `${allowed}, not ${quote(value)}` });
+    return z.NEVER;
+  });
+}
+
+/** A host alone: what it is once a port is put behind it. */
+function readHost(value: string): string | undefined {
+  try {
+    const { host } = parseAddress(value.includes(':') ? `[${value}]:1` : `${value}:1`);
+    return host;
+  } catch {
+    return undefined;
+  }
+}
+
+function portRange() {
+  const allowed = 'must be ports such as 49500-49599';
+  return z.union([z.string(), z.number()], { error: allowed }).transform((value, context) => {
+    const match = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(String(value));
+    const first = Number(match?.[1]);
+    const last = Number(match?.[2] ?? match?.[1]);
+    if (match && first >= 1 && last <= 65_535 && first <= last) return { first, last };
+    context.addIssue({ code: 'custom', message: `${allowed}, not ${quote(value)}` });
+    return z.NEVER;
+  });
+}
+
+function isGroup({ value }: { readonly value: unknown }): boolean {
+  return typeof value === 'object' && value !== null;
+}

@@ -1,0 +1,107 @@
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { z } from 'zod';
+import { parseStrict } from '../spec/strict-yaml.js';
+import { formatAddress } from '../util/address.js';
+import { ReasonedError } from '../util/reasoned-error.js';
+import { configSchema } from './config-schema.js';
+
+/** How an agent is set up. All paths are absolute. */
+export interface AgentConfig {
+  /** The host's name, which its certificate must carry too. */
+  readonly host: string;
+  readonly listen: {
+    /** Where callers with certificates are served, `host:port`. Default: 0.0.0.0:7443. */
+    readonly address: string;
+    /** The unix socket whose callers act as operators. Default: /run/drover/drover.sock. */
+    readonly unix: string;
+  };
+  /** PEM files. */
+  readonly tls: { readonly certificate: string; readonly key: string; readonly ca: string };
+  readonly directories: {
+    /** What must survive a reboot. Default: /var/lib/drover. */
+    readonly state: string;
+    /** Sockets and the like. Default: /run/drover. */
+    readonly run: string;
+  };
+  readonly data: {
+    /**
+     * The host or IP address at which other hosts reach the data ports of this one. Default: the host
+     * of `listen.address`; must be said where that is 0.0.0.0 or ::.
+     */
+    readonly address: string;
+    /** The ports that disks arrive on, both ends included. Default: 49500 to 49599. */
+    readonly ports: PortRange;
+  };
+  readonly pools: readonly PoolConfig[];
+  readonly kernels: readonly KernelConfig[];
+  /** The other hosts. An entry for this host itself is left out. */
+  readonly peers: readonly PeerConfig[];
+}
+
+/** Ports from `first` to `last`, both included. */
+export interface PortRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** A directory for images. */
+export interface PoolConfig {
+  readonly name: string;
+  readonly path: string;
+  /** Whether the same directory is there on other hosts. Default: false. */
+  readonly shared: boolean;
+}
+
+/** A kernel that domains may boot by name. */
+export interface KernelConfig {
+  readonly name: string;
+  readonly kernel: string;
+  /** Undefined where the kernel needs none. */
+  readonly initrd: string | undefined;
+  /** Put before the kernel arguments of a domain. Default: empty. */
+  readonly arguments: string;
+}
+
+/** Another host. */
+export interface PeerConfig {
+  readonly name: string;
+  /** `host:port` */
+  readonly address: string;
+}
+
+/**
+ * Reads a configuration file. Paths in it are relative to the folder of the file.
+ *
+ * @throws ReasonedError `CONFIG_INVALID`, telling everything that is wrong at once
+ */
+export async function loadConfig(path: string): Promise<AgentConfig> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    const what = code === 'ENOENT' ? 'is not there' : `cannot be read (${code})`;
+    throw new ReasonedError('CONFIG_INVALID', `The configuration ${path} ${what}.`, { cause });
+  }
+  return parseConfig(text, path);
+}
+
+/** The same for a text; the path is for messages and for relative paths. */
+export function parseConfig(text: string, path: string): AgentConfig {
+  const schema = configSchema(dirname(resolve(path)));
+  return toConfig(parseStrict(text, path, schema, { reason: 'CONFIG_INVALID' }));
+}
+
+function toConfig(file: z.output<ReturnType<typeof configSchema>>): AgentConfig {
+  const { address } = file.listen;
+  return {
+    ...file,
+    listen: { ...file.listen, address: formatAddress(address) },
+    data: { ports: file.data.ports, address: file.data.address ?? address.host },
+    kernels: file.kernels.map((kernel) => ({ ...kernel, initrd: kernel.initrd })),
+    peers: file.peers
+      .filter(({ name }) => name !== file.host)
+      .map(({ name, address }) => ({ name, address: formatAddress(address) })),
+  };
+}

@@ -1,0 +1,36 @@
+import { deferred } from '../util/deferred.js';
+import { startAgent } from './agent.js';
+import { loadConfig } from './config.js';
+import { createLogger } from './logger.js';
+
+/** Where an agent listens. */
+interface Ready {
+  readonly host: string;
+  readonly address: string;
+  readonly unix: string;
+}
+
+/**
+ * Runs the agent of a configuration file until SIGTERM or SIGINT, then ends it with time for calls in
+ * progress. A second signal ends the process at once. QEMU processes stay either way.
+ *
+ * @throws ReasonedError `CONFIG_INVALID`, or what kept the agent from starting
+ */
+export async function runAgent(configFile: string, onReady: (ready: Ready) => void): Promise<void> {
+  const config = await loadConfig(configFile);
+  const logger = createLogger({ host: config.host }, process.env);
+  const ended = deferred<NodeJS.Signals>();
+  process.once('SIGTERM', ended.resolve);
+  process.once('SIGINT', ended.resolve);
+  try {
+    const agent = await startAgent(config, logger);
+    const { address, unix } = config.listen;
+    onReady({ host: config.host, address, unix });
+    const signal = await ended.promise;
+    logger.info({ signal }, 'agent is ending');
+    await agent.close();
+  } finally {
+    process.off('SIGTERM', ended.resolve);
+    process.off('SIGINT', ended.resolve);
+  }
+}

@@ -1,0 +1,93 @@
+import { rm } from 'node:fs/promises';
+import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import { type Deferred, deferred } from '../util/deferred.js';
+import { untilAborted } from '../util/linked-signal.js';
+import { CHUNK_BYTES } from './types.js';
+
+/*
+ * Unix sockets as a relay wants them: half-open, because each direction ends on its own, and with room for one whole
+ * chunk, so that what arrives while a chunk is on its way goes out as the next one.
+ */
+const RELAY_SOCKET = { allowHalfOpen: true, highWaterMark: CHUNK_BYTES };
+
+/** Connects to the unix socket at `path`. Rejects with the system's error, or with the signal's reason. */
+export async function connectUnix(
+  path: string,
+  options: { readonly signal: AbortSignal },
+): Promise<Socket> {
+  options.signal.throwIfAborted();
+  // A socket takes the settings of any duplex stream; the type only lists its own.
+  const socket = new Socket(RELAY_SOCKET as SocketConstructorOpts);
+  const connected = deferred();
+  socket.once('error', connected.reject);
+  socket.connect(path, connected.resolve);
+  try {
+    await untilAborted(connected.promise, options.signal);
+    socket.on('error', ignore);
+    socket.off('error', connected.reject);
+    return socket;
+  } catch (error) {
+    socket.on('error', ignore);
+    socket.destroy();
+    throw error;
+  }
+}
+
+/** Listens on a unix socket for exactly one connection; the path is gone once it has come. */
+export class OneConnection implements AsyncDisposable {
+  readonly #server: Server;
+  readonly #path: string;
+  readonly #socket: Deferred<Socket> = deferred();
+  #taken = false;
+
+  private constructor(path: string) {
+    this.#path = path;
+    this.#socket.promise.catch(ignore);
+    this.#server = createServer(RELAY_SOCKET, (socket) => {
+      socket.on('error', ignore);
+      if (this.#taken) {
+        socket.destroy();
+        return;
+      }
+      this.#taken = true;
+      this.#close();
+      this.#socket.resolve(socket);
+    });
+  }
+
+  /** `path` has at most 107 bytes; a socket that an earlier run left there is replaced. */
+  static async listen(path: string): Promise<OneConnection> {
+    await rm(path, { force: true });
+    const door = new OneConnection(path);
+    const listening = deferred();
+    door.#server.once('error', listening.reject);
+    door.#server.listen(path, listening.resolve);
+    await listening.promise;
+    return door;
+  }
+
+  get path(): string {
+    return this.#path;
+  }
+
+  /** Resolves with the connection, whenever it comes. */
+  accepted(options: { readonly signal: AbortSignal }): Promise<Socket> {
+    return untilAborted(this.#socket.promise, options.signal);
+  }
+
+  /** Stops listening; a connection that has come lives on. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#close();
+    this.#socket.reject(new Error(`Nobody listens on ${this.#path} any more.`));
+    await rm(this.#path, { force: true });
+  }
+
+  /** Closing a listening unix socket removes its path. */
+  #close(): void {
+    if (this.#server.listening) this.#server.close();
+  }
+}
+
+function ignore(): void {
+  // Whoever uses the socket hears of its errors; without any listener Node would end the process.
+}

@@ -1,0 +1,93 @@
+import { describeExit } from '../process/errors.js';
+import type { QemuProcess } from '../process/qemu-process.js';
+import { QmpClosedError, QmpError, QmpTimeoutError } from '../qmp/errors.js';
+import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import type { Side } from '../util/reasoned-error.js';
+import { DomainError } from './errors.js';
+
+/** Longest time for one step of QEMU in milliseconds, above all while the guest is paused. */
+export const STEP_LIMIT_MS = 5_000;
+
+/** A process whose monitor has closed is gone within this time, or it is not going at all. */
+const EXIT_LIMIT_MS = 2_000;
+
+/** What an undo hears of a step that did not work. `step` completes the sentence "could not ...". */
+export type ReportProblem = (step: string, error: unknown) => void;
+
+/** Tells in Drover's words what went wrong with one QEMU. Arm it before the work; it ends with its scope. */
+export class QemuFaults implements Disposable {
+  readonly #process: QemuProcess;
+  readonly #side: Side;
+  readonly #shutdown;
+  #guestStopped = false;
+
+  constructor(process: QemuProcess, side: Side) {
+    this.#process = process;
+    this.#side = side;
+    this.#shutdown = process.qmp.listen('SHUTDOWN');
+    const lifetime = new AbortController();
+    void this.#shutdown.next({ signal: lifetime.signal }).then(
+      () => {
+        this.#guestStopped = true;
+      },
+      () => undefined,
+    );
+  }
+
+  /** Makes the error that a caller gets; `doing` completes the sentence "... while <doing>". */
+  async explain(error: unknown, doing: string): Promise<Error> {
+    if (error instanceof QmpClosedError) return await this.ended(doing, error);
+    if (error instanceof QmpError) {
+      return new DomainError(
+        'QEMU_ERROR',
+        `QEMU on the ${this.#side} refused ${error.command} while ${doing}: ${error.description}`,
+        {
+          cause: error,
+          side: this.#side,
+          facts: { qmp_command: error.command, qemu_error: error.description },
+        },
+      );
+    }
+    if (error instanceof QmpTimeoutError) {
+      return new DomainError(
+        'STALLED',
+        `QEMU on the ${this.#side} did not give ${error.waitedFor} within ${error.limitMs} ms while ${doing}.`,
+        { cause: error, side: this.#side, facts: { limit_ms: error.limitMs } },
+      );
+    }
+    return error instanceof Error ? error : new Error(String(error));
+  }
+
+  /** Makes the error of a QEMU that has gone, with how it ended and the end of its log. */
+  async ended(doing: string, cause?: unknown): Promise<DomainError> {
+    const { qmp, exited } = this.#process;
+    using limit = withTimeout(undefined, EXIT_LIMIT_MS, () => new Error('QEMU did not end.'));
+    const exit = await untilAborted(exited, limit.signal).catch(() => undefined);
+    if (this.#guestStopped && this.#side === 'source') {
+      return new DomainError('GUEST_STOPPED', `The guest powered off while ${doing}.`, {
+        cause,
+        side: this.#side,
+      });
+    }
+    const how = exit ? describeExit(exit) : 'closed its monitor';
+    const log = (await this.#process.logTail()).trim();
+    return new DomainError(
+      this.#side === 'source' ? 'SOURCE_QEMU_DIED' : 'DEST_QEMU_DIED',
+      `QEMU on the ${this.#side} ${how} while ${doing}: ${log.split('\n').at(-1) || 'it printed nothing'}`,
+      {
+        cause,
+        side: this.#side,
+        facts: {
+          qemu_version: Object.values(qmp.greeting.version).join('.'),
+          ...(exit?.code === undefined ? {} : { exit_code: exit.code }),
+          ...(exit?.signal === undefined ? {} : { exit_signal: exit.signal }),
+          log_tail: log,
+        },
+      },
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#shutdown[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,174 @@
+import { lstat } from 'node:fs/promises';
+import { PCI_SLOTS } from '../spec/domain-rules.js';
+import { checkDomainSpec, type DiskSpec, type DomainSpec } from '../spec/domain-spec.js';
+import type { Definition } from './definitions.js';
+import { fileSha256, kernelSha256 } from './digests.js';
+import { cpuArgument } from './fixed-cpu.js';
+import type { HostResources } from './host-resources.js';
+import type { ImageWish } from './images.js';
+import { pciDevices } from './pci-slots.js';
+import { roomFor } from './pools.js';
+import type { Refusals } from './refusals.js';
+import { checkRequirements } from './requirements.js';
+import type { IncomingRequest, LaunchDisk, LaunchSpec, WaitOptions } from './types.js';
+
+/** An incoming domain that this host can take. */
+export interface IncomingPlan {
+  /** What would be this host's. */
+  readonly definition: Definition;
+  readonly wishes: readonly ImageWish[];
+}
+
+/**
+ * Checks a launch spec, which comes from another host and is trusted in nothing, against itself and against this host.
+ * Nothing is made yet.
+ *
+ * @throws DomainError with everything that is wrong, what was in `refusals` before included
+ */
+export async function planIncoming(
+  request: IncomingRequest,
+  resources: HostResources,
+  refusals: Refusals,
+  options: WaitOptions,
+): Promise<IncomingPlan> {
+  const { launchSpec, generation } = request;
+  const { host } = resources.settings;
+  const what = `${host} cannot take the domain ${String(launchSpec.spec.name)}`;
+  const spec = await checkData(launchSpec, refusals);
+  // Without a sound spec there is nothing to compare with this host.
+  if (!spec) throw refusals.error(what, 'destination');
+  await checkRequirements(spec, resources, refusals, options);
+  await checkKernel(launchSpec, resources, refusals, options);
+  const wishes: ImageWish[] = [];
+  for (const [index, disk] of spec.disks.entries()) {
+    const reported = launchSpec.disks[index];
+    const pool = resources.pools.find(({ name }) => name === disk.pool);
+    if (!reported || !pool) continue;
+    if (reported.mirrored) {
+      const { id: diskId, format } = disk;
+      const image = { uuid: spec.uuid, diskId, format, sizeBytes: reported.sizeBytes };
+      wishes.push({ pool, image, from: undefined, roomBytes: roomFor(reported.allocatedBytes) });
+    } else {
+      await checkPresent(disk, index, reported, spec, resources, refusals, options);
+    }
+  }
+  for (const pool of new Set(wishes.map((wish) => wish.pool))) {
+    if (!(await pool.hasDomain(spec.uuid))) continue;
+    const message = `the pool ${pool.name} of ${host} holds images of ${spec.uuid} already`;
+    refusals.add('DOMAIN_EXISTS', 'uuid', message, { pool: pool.name });
+  }
+  const {
+    cpuModel: model,
+    cpuFeatures: features,
+    cpuProperties: properties,
+    pciSlots,
+  } = launchSpec;
+  return {
+    definition: {
+      spec,
+      cpu: { model, features, properties },
+      pciSlots,
+      kernelSha256: launchSpec.kernelSha256,
+      ownerHost: host,
+      generation,
+      process: undefined,
+      taps: [],
+      handover: undefined,
+    },
+    wishes,
+  };
+}
+
+/** Checks that a launch spec is whole and nothing in it open. */
+async function checkData(
+  launchSpec: LaunchSpec,
+  refusals: Refusals,
+): Promise<DomainSpec | undefined> {
+  const { spec, violations } = checkDomainSpec(launchSpec.spec);
+  for (const { reason, subject, message } of violations) refusals.add(reason, subject, message);
+  if (!spec) return undefined;
+  const open = (subject: string) =>
+    refusals.add('REQUEST_INVALID', subject, `${subject} must be fixed in a launch spec`);
+  if (spec.uuid === '') open('uuid');
+  for (const [index, { mac }] of spec.nics.entries()) if (mac === '') open(`nics[${index}].mac`);
+  checkSlots(spec, launchSpec, refusals);
+  checkReportedDisks(spec, launchSpec, refusals);
+  await refusals.check('cpu', () => {
+    const { cpuModel: model, cpuFeatures: features, cpuProperties: properties } = launchSpec;
+    cpuArgument({ model, features, properties });
+  });
+  return spec;
+}
+
+function checkSlots(spec: DomainSpec, { pciSlots }: LaunchSpec, refusals: Refusals): void {
+  const taken = new Set<number>();
+  for (const device of pciDevices(spec)) {
+    const slot = pciSlots[device];
+    const good = slot !== undefined && slot >= PCI_SLOTS.first && slot <= PCI_SLOTS.last;
+    if (!good || !Number.isInteger(slot) || taken.has(slot)) {
+      const message = `the device ${device} needs a PCI slot of its own from ${PCI_SLOTS.first} to ${PCI_SLOTS.last}`;
+      refusals.add('REQUEST_INVALID', 'pciSlots', message);
+    } else taken.add(slot);
+  }
+}
+
+function checkReportedDisks(spec: DomainSpec, { disks }: LaunchSpec, refusals: Refusals): void {
+  if (disks.length !== spec.disks.length) {
+    refusals.add('REQUEST_INVALID', 'disks', 'the launch spec must report every disk of its spec');
+    return;
+  }
+  for (const [index, disk] of spec.disks.entries()) {
+    const subject = `disks[${index}]`;
+    const { diskId, sizeBytes, mirrored } = disks[index] as LaunchDisk;
+    if (diskId !== disk.id || mirrored !== (!disk.readOnly && !disk.shared)) {
+      refusals.add('REQUEST_INVALID', subject, `the disk ${disk.id} is not reported as it is`);
+    }
+    if (mirrored && (sizeBytes !== disk.sizeBytes || sizeBytes <= 0)) {
+      const message = `the disk ${disk.id} has ${sizeBytes} bytes, its spec says ${disk.sizeBytes}`;
+      refusals.add('DISK_SIZE_MISMATCH', subject, message);
+    }
+  }
+}
+
+async function checkKernel(
+  launchSpec: LaunchSpec,
+  resources: HostResources,
+  refusals: Refusals,
+  options: WaitOptions,
+): Promise<void> {
+  const { host, kernels } = resources.settings;
+  const kernel = kernels.find(({ name }) => name === launchSpec.spec.kernel);
+  if (!kernel) return;
+  // QEMU needs the files again when the guest reboots, and refuses other sizes at once.
+  const sha256 = await kernelSha256(kernel, options).catch(() => '');
+  if (sha256 === launchSpec.kernelSha256) return;
+  const message = `${host} has another version of the kernel ${kernel.name}`;
+  refusals.add('MEDIA_MISSING', 'kernel', message, { kernel: kernel.name });
+}
+
+/** Disks that are not mirrored must be here already: catalogue images with the same contents, shared images at all. */
+async function checkPresent(
+  disk: DiskSpec,
+  index: number,
+  reported: LaunchDisk,
+  spec: DomainSpec,
+  resources: HostResources,
+  refusals: Refusals,
+  options: WaitOptions,
+): Promise<void> {
+  const { host } = resources.settings;
+  const subject = `disks[${index}]`;
+  const location = await resources.locate(spec.uuid, disk, options).catch(() => undefined);
+  // A missing catalogue image is among the requirements, and told already.
+  if (!location) return;
+  if (!disk.readOnly) {
+    if (await lstat(location.path).catch(() => undefined)) return;
+    const message = `the shared pool ${disk.pool} of ${host} does not show the image of ${disk.id}`;
+    refusals.add('MEDIA_MISSING', subject, message, { pool: disk.pool });
+    return;
+  }
+  if (reported.imageSha256 === '') return;
+  if ((await fileSha256(location.path, options)) === reported.imageSha256) return;
+  const message = `images/${disk.image} in the pool ${disk.pool} of ${host} has other contents`;
+  refusals.add('MEDIA_MISSING', subject, message, { pool: disk.pool, image: disk.image });
+}

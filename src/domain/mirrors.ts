@@ -1,0 +1,293 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { PSK_PRIORITY, PskFolder } from '../channel/psk.js';
+import type { QemuProcess } from '../process/qemu-process.js';
+import type { QmpClient } from '../qmp/client.js';
+import { QmpError } from '../qmp/errors.js';
+import type { EventListener } from '../qmp/event-listener.js';
+import { deferred } from '../util/deferred.js';
+import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import { DomainError } from './errors.js';
+import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import { MIRROR_EVENTS, type Mirror, planMirrors } from './mirror.js';
+import { removeMirrors } from './mirror-removal.js';
+import { PSK_OBJECT } from './names.js';
+import type {
+  DiskServerAddress,
+  LaunchDisk,
+  MigrationLimits,
+  MirrorProgress,
+  Mirrors,
+  WaitOptions,
+} from './types.js';
+
+/** What the mirrors of a migration need. */
+export interface MirrorsParts {
+  readonly process: QemuProcess;
+  /** Private folder of the domain, for the key. */
+  readonly directory: string;
+  readonly disks: readonly LaunchDisk[];
+  readonly server: DiskServerAddress;
+  readonly limits: MigrationLimits;
+  /** Hears of undo steps that did not work. */
+  readonly report: ReportProblem;
+}
+
+/** How often QEMU is asked whether the mirrors are active. No event tells, and the guest still runs. */
+const ACTIVE_POLL_MS = 25;
+
+const STEP = { limitMs: STEP_LIMIT_MS };
+
+/** The mirror jobs of one QEMU. */
+export class QemuMirrors implements Mirrors {
+  readonly #parts: MirrorsParts;
+  readonly #qmp: QmpClient;
+  #mirrors: readonly Mirror[];
+  readonly #faults: QemuFaults;
+  readonly #listener: EventListener<(typeof MIRROR_EVENTS)[number]>;
+  readonly #lifetime = new AbortController();
+  /** Rejects when the connection to QEMU ends. */
+  readonly #lost = deferred<never>();
+  #detached = false;
+
+  private constructor(parts: MirrorsParts) {
+    this.#parts = parts;
+    this.#qmp = parts.process.qmp;
+    this.#mirrors = planMirrors(parts.disks, parts.server);
+    this.#faults = new QemuFaults(parts.process, 'source');
+    this.#listener = this.#qmp.listen(...MIRROR_EVENTS);
+    this.#lost.promise.catch(() => undefined);
+    void this.#listen();
+  }
+
+  /** Starts, or finds running, all mirrors at once. When one cannot be started, none is left. */
+  static async start(parts: MirrorsParts, options: WaitOptions): Promise<QemuMirrors> {
+    const mirrors = new QemuMirrors(parts);
+    try {
+      await mirrors.#start(options);
+      return mirrors;
+    } catch (error) {
+      const reason = await mirrors.#faults.explain(error, 'starting the mirrors');
+      await mirrors[Symbol.asyncDispose]();
+      throw reason;
+    }
+  }
+
+  /** Resolves when all mirrors have settled; rejects with `MIRROR_FAILED` as soon as one ends otherwise. */
+  get settled(): Promise<unknown> {
+    return Promise.all(this.#mirrors.map(({ settled }) => settled));
+  }
+
+  async ready(options: WaitOptions): Promise<void> {
+    await this.#wait(
+      'mirroring the disks',
+      Promise.all(this.#mirrors.map(({ ready }) => ready)),
+      options,
+    );
+  }
+
+  async activate(options: WaitOptions): Promise<void> {
+    const change = (mirror: Mirror) =>
+      this.#qmp.execute(
+        'block-job-change',
+        { id: mirror.job, type: 'mirror', 'copy-mode': 'write-blocking' },
+        { ...STEP, ...options },
+      );
+    await this.#wait('activating the mirrors', this.#change(change, options), options);
+  }
+
+  async settle(options: WaitOptions): Promise<void> {
+    const asked = this.#mirrors.map(async (mirror) => {
+      if (mirror.isSettling) return;
+      if (!mirror.isReady) throw notReady(mirror);
+      mirror.settle();
+      await this.#qmp.execute('block-job-cancel', { device: mirror.job }, { ...STEP, ...options });
+    });
+    using limit = withTimeout(options.signal, STEP_LIMIT_MS, stalled);
+    const all = Promise.all([...asked, this.settled]);
+    await this.#wait('settling the mirrors', all, { signal: limit.signal });
+  }
+
+  async detach(): Promise<void> {
+    if (this.#detached) return;
+    const jobs = this.#mirrors.map(({ job }) => job);
+    const nodes = this.#mirrors.map(({ target }) => target);
+    try {
+      // All at once, because the guest is paused: QEMU takes them in this order, and a node is free when its job is gone.
+      await Promise.all([
+        ...jobs.map((id) => this.#qmp.execute('job-dismiss', { id }, STEP)),
+        ...nodes.map((node) => this.#qmp.execute('blockdev-del', { 'node-name': node }, STEP)),
+        ...(nodes.length > 0 ? [this.#qmp.execute('object-del', { id: PSK_OBJECT }, STEP)] : []),
+      ]);
+      this.#detached = true;
+    } catch (error) {
+      throw await this.#faults.explain(error, 'removing the mirrors');
+    }
+  }
+
+  async progress(): Promise<readonly MirrorProgress[]> {
+    if (!this.#detached) await this.#observe().catch(() => undefined);
+    return this.#mirrors.map(({ progress }) => progress);
+  }
+
+  /** Cancels what runs and removes jobs, nodes and key. Never throws: what does not work is reported. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#detached && this.#mirrors.length > 0) {
+      await removeMirrors(this.#qmp, this.#mirrors, this.#parts.report);
+      this.#detached = true;
+    }
+    this.#lifetime.abort(new Error('The mirrors are gone.'));
+    this.#listener[Symbol.dispose]();
+    this.#faults[Symbol.dispose]();
+  }
+
+  async #listen(): Promise<void> {
+    try {
+      for (;;) {
+        const event = await this.#listener.next({ signal: this.#lifetime.signal });
+        for (const mirror of this.#mirrors) mirror.take(event);
+      }
+    } catch (error) {
+      for (const mirror of this.#mirrors) mirror.lose(error as Error);
+      this.#lost.reject(error);
+    }
+  }
+
+  /** Waits, and gives every error its reason. */
+  async #wait<T>(doing: string, work: Promise<T>, options: WaitOptions): Promise<T> {
+    try {
+      return await untilAborted(Promise.race([work, this.#lost.promise]), options.signal);
+    } catch (error) {
+      throw await this.#faults.explain(await this.#preferVerdict(error), doing);
+    }
+  }
+
+  /** QEMU refuses commands for a job that has just failed: why it failed is what matters. */
+  async #preferVerdict(error: unknown): Promise<unknown> {
+    if (!(error instanceof QmpError)) return error;
+    try {
+      await this.#observe();
+      return error;
+    } catch (verdict) {
+      return verdict;
+    }
+  }
+
+  async #start(options: WaitOptions): Promise<void> {
+    if (this.#mirrors.length === 0) return;
+    const [jobs, nodes] = await Promise.all([
+      this.#qmp.execute('query-block-jobs', {}, options),
+      this.#qmp.execute('query-named-block-nodes', { flat: true }, options),
+    ]);
+    const isMissing = (mirror: Mirror): boolean => {
+      const job = jobs.find(({ device }) => device === mirror.job);
+      const node = nodes.find((found) => found['node-name'] === mirror.target);
+      // The export's name is new for every disk server: a job that writes to it is this migration's own.
+      const ours = node?.file.endsWith(mirror.exportName) && job?.status !== 'concluded';
+      if (!job || !ours) return true;
+      mirror.observe(job.len, job.offset, job.ready);
+      return false;
+    };
+    const stale = this.#mirrors.filter(isMissing);
+    if (stale.length === 0) return;
+    // Leftovers of an agent that died have the names that are needed now. Their last events must not count.
+    await removeMirrors(this.#qmp, stale, this.#parts.report);
+    const fresh = planMirrors(this.#parts.disks, this.#parts.server);
+    const missing = fresh.filter(({ job }) => stale.some((mirror) => mirror.job === job));
+    this.#mirrors = this.#mirrors.map(
+      (mirror) => missing.find(({ job }) => job === mirror.job) ?? mirror,
+    );
+    await this.#addKey(options);
+    await Promise.all(missing.map((mirror) => this.#startOne(mirror, options)));
+  }
+
+  async #addKey(options: WaitOptions): Promise<void> {
+    const { pskIdentity: identity, psk: key } = this.#parts.server;
+    // QEMU's client end reads the file while the object is made and never again.
+    await using folder = await PskFolder.write(this.#parts.directory, { identity, key });
+    await this.#qmp.execute(
+      'object-add',
+      {
+        'qom-type': 'tls-creds-psk',
+        id: PSK_OBJECT,
+        endpoint: 'client',
+        dir: folder.path,
+        username: identity,
+        priority: PSK_PRIORITY,
+      },
+      options,
+    );
+  }
+
+  async #startOne(mirror: Mirror, options: WaitOptions): Promise<void> {
+    const { address, port } = this.#parts.server;
+    await this.#qmp.execute(
+      'blockdev-add',
+      {
+        driver: 'nbd',
+        'node-name': mirror.target,
+        server: { type: 'inet', host: address, port: String(port) },
+        export: mirror.exportName,
+        'tls-creds': PSK_OBJECT,
+        // Without reconnecting: a mirror must never go on with a disk server that has forgotten its past.
+        'reconnect-delay': 0,
+        discard: 'unmap',
+        'detect-zeroes': 'unmap',
+      },
+      options,
+    );
+    await this.#qmp.execute(
+      'blockdev-mirror',
+      {
+        'job-id': mirror.job,
+        device: mirror.image,
+        target: mirror.target,
+        sync: 'full',
+        'copy-mode': 'background',
+        // The verdict must outlive the event: it is read, and then dismissed.
+        'auto-dismiss': false,
+        'on-source-error': 'report',
+        'on-target-error': 'report',
+        speed: speedOfEach(this.#parts.limits, this.#mirrors.length),
+      },
+      options,
+    );
+  }
+
+  async #change(change: (mirror: Mirror) => Promise<unknown>, options: WaitOptions): Promise<void> {
+    await Promise.all(this.#mirrors.map(change));
+    while (!(await this.#observe())) await delay(ACTIVE_POLL_MS, undefined, options);
+  }
+
+  /** Reads QEMU's figures; true when all mirrors are active. Throws when a mirror has ended. */
+  async #observe(): Promise<boolean> {
+    const jobs = await this.#qmp.execute('query-block-jobs', {}, STEP);
+    let active = true;
+    for (const mirror of this.#mirrors) {
+      const job = jobs.find(({ device }) => device === mirror.job);
+      if (job) mirror.observe(job.len, job.offset, job.ready);
+      active &&= job?.type === 'mirror' && job['actively-synced'];
+      if (job?.status === 'concluded' && !mirror.isSettling) await mirror.settled;
+    }
+    return active;
+  }
+}
+
+/** All mirrors share the bandwidth; 0 is QEMU's word for no limit, too. */
+function speedOfEach(limits: MigrationLimits, count: number): number {
+  return limits.maxBandwidth === 0 ? 0 : Math.max(1, Math.floor(limits.maxBandwidth / count));
+}
+
+function notReady(mirror: Mirror): DomainError {
+  return new DomainError(
+    'MIRROR_FAILED',
+    `The mirror of the disk "${mirror.diskId}" was to settle before it was ready.`,
+    { side: 'source', facts: { disk: mirror.diskId } },
+  );
+}
+
+function stalled(): DomainError {
+  return new DomainError('STALLED', `The mirrors did not settle within ${STEP_LIMIT_MS} ms.`, {
+    side: 'source',
+    facts: { limit_ms: STEP_LIMIT_MS },
+  });
+}

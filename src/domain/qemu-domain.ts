@@ -1,0 +1,89 @@
+import type { QemuProcess } from '../process/qemu-process.js';
+import type { Definition } from './definitions.js';
+import { discoverLaunchSpec } from './discovery.js';
+import { QemuFaults, type ReportProblem } from './faults.js';
+import { QemuMirrors } from './mirrors.js';
+import { targetNode } from './names.js';
+import { QemuRamSend } from './ram-send.js';
+import type {
+  DiskServerAddress,
+  Domain,
+  LaunchDisk,
+  LaunchSpec,
+  MigrationLimits,
+  Mirrors,
+  RamChannel,
+  RamSend,
+  WaitOptions,
+} from './types.js';
+
+/** What a domain that runs here is made of. */
+export interface QemuDomainParts {
+  readonly process: QemuProcess;
+  readonly definition: Definition;
+  /** Private folder of the domain, for sockets and the key. */
+  readonly directory: string;
+  /** Ends QEMU and turns the images into the tombstone. */
+  retire(ownerHost: string): Promise<void>;
+  /** Hears of undo steps that did not work. */
+  readonly report?: ReportProblem;
+}
+
+/** A domain whose QEMU runs on this host. */
+export class QemuDomain implements Domain {
+  readonly #parts: QemuDomainParts;
+  /** Of the migration that goes on, or of the last one. */
+  #mirrors: QemuMirrors | undefined;
+
+  constructor(parts: QemuDomainParts) {
+    this.#parts = parts;
+  }
+
+  get uuid(): string {
+    return this.#parts.definition.spec.uuid;
+  }
+
+  get name(): string {
+    return this.#parts.definition.spec.name;
+  }
+
+  get generation(): number {
+    return this.#parts.definition.generation;
+  }
+
+  async launchSpec(options: WaitOptions): Promise<LaunchSpec> {
+    const { process, definition } = this.#parts;
+    using faults = new QemuFaults(process, 'source');
+    try {
+      return await discoverLaunchSpec(process, definition, options);
+    } catch (error) {
+      throw await faults.explain(error, 'describing the domain');
+    }
+  }
+
+  async mirror(
+    disks: readonly LaunchDisk[],
+    server: DiskServerAddress,
+    limits: MigrationLimits,
+    options: WaitOptions,
+  ): Promise<Mirrors> {
+    this.#mirrors = await QemuMirrors.start({ ...this.#common(), disks, server, limits }, options);
+    return this.#mirrors;
+  }
+
+  sendRam(channel: RamChannel, limits: MigrationLimits, options: WaitOptions): Promise<RamSend> {
+    const targets = this.#parts.definition.spec.disks.map(({ id }) => targetNode(id));
+    const mirrored = this.#mirrors?.settled ?? Promise.resolve();
+    const parts = { ...this.#common(), channel, limits, targets, mirrored };
+    return QemuRamSend.start(parts, options);
+  }
+
+  retire(ownerHost: string): Promise<void> {
+    return this.#parts.retire(ownerHost);
+  }
+
+  #common() {
+    const { process, directory, report = () => undefined } = this.#parts;
+    return { process, directory, report };
+  }
+}

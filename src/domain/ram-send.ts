@@ -1,0 +1,266 @@
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Relay, startRelay } from '../channel/relay.js';
+import type { ByteStream } from '../channel/types.js';
+import { OneConnection } from '../channel/unix-socket.js';
+import type { QemuProcess } from '../process/qemu-process.js';
+import type { QmpClient } from '../qmp/client.js';
+import type { EventListener, QmpEvent } from '../qmp/event-listener.js';
+import { deferred } from '../util/deferred.js';
+import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import { ReasonedError } from '../util/reasoned-error.js';
+import { DomainError } from './errors.js';
+import { EventClock } from './event-clock.js';
+import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import { isLive, MIGRATION_EVENTS, resumeSource } from './resume-source.js';
+import { setUpStream } from './stream-settings.js';
+import type {
+  MigrationLimits,
+  RamChannel,
+  RamPause,
+  RamProgress,
+  RamSend,
+  WaitOptions,
+} from './types.js';
+
+/** What sending the RAM needs. */
+export interface RamSendParts {
+  readonly process: QemuProcess;
+  /** Private folder of the domain, for the socket; the socket's path must fit into 107 bytes. */
+  readonly directory: string;
+  readonly channel: RamChannel;
+  readonly limits: MigrationLimits;
+  /** Rejects when a mirror fails: then there is no use in sending RAM. */
+  readonly mirrored: Promise<unknown>;
+  /** Block nodes of the mirrors: their connections are cut too when QEMU does not move any more. */
+  readonly targets: readonly string[];
+  /** Hears of undo steps that did not work. */
+  readonly report: ReportProblem;
+}
+
+/** When the stream breaks, QEMU gets this long to say so itself, because it knows more. */
+const QEMU_SAYS_MS = 1_000;
+
+const STEP = { limitMs: STEP_LIMIT_MS };
+
+/** The RAM stream of one QEMU: QEMU - unix socket - relay - channel. */
+export class QemuRamSend implements RamSend {
+  readonly #parts: RamSendParts;
+  readonly #qmp: QmpClient;
+  readonly #faults: QemuFaults;
+  readonly #events: EventListener<(typeof MIGRATION_EVENTS)[number]>;
+  readonly #clock = new EventClock();
+  /** Rejects when a mirror has failed, or when the relay has broken and QEMU did not notice. */
+  readonly #broken = deferred<never>();
+  #stream: ByteStream | undefined;
+  #relay: Relay | undefined;
+  #relayError: unknown;
+  #guestPaused = false;
+  #begun = false;
+  #released = false;
+
+  private constructor(parts: RamSendParts) {
+    this.#parts = parts;
+    this.#qmp = parts.process.qmp;
+    this.#faults = new QemuFaults(parts.process, 'source');
+    this.#events = this.#qmp.listen(...MIGRATION_EVENTS);
+    this.#broken.promise.catch(() => undefined);
+    parts.mirrored.catch((error: unknown) => this.#broken.reject(error));
+  }
+
+  /** Opens the channel and lets QEMU begin. When that fails, the guest runs here as before. */
+  static async start(parts: RamSendParts, options: WaitOptions): Promise<QemuRamSend> {
+    const send = new QemuRamSend(parts);
+    try {
+      await send.#start(options);
+      return send;
+    } catch (error) {
+      const reason = await send.#explain(error, 'starting to send RAM');
+      await send[Symbol.asyncDispose]();
+      throw reason;
+    }
+  }
+
+  async preSwitchover(options: WaitOptions): Promise<RamPause> {
+    try {
+      return await untilAborted(
+        Promise.race([this.#pause(options), this.#broken.promise]),
+        options.signal,
+      );
+    } catch (error) {
+      throw await this.#explain(error, 'sending RAM');
+    }
+  }
+
+  async finish(options: WaitOptions): Promise<void> {
+    // The last pass may take as long as the downtime allows; a stall is what goes far beyond it.
+    const limitMs = STEP_LIMIT_MS + 2 * this.#parts.limits.downtimeLimitMs;
+    const stalled = () =>
+      new DomainError('STALLED', `The last RAM was not sent within ${limitMs} ms.`, {
+        side: 'source',
+        facts: { limit_ms: limitMs },
+      });
+    using limit = withTimeout(options.signal, limitMs, stalled);
+    try {
+      await untilAborted(
+        Promise.race([this.#complete({ signal: limit.signal }), this.#broken.promise]),
+        limit.signal,
+      );
+    } catch (error) {
+      throw await this.#explain(error, 'sending the last RAM');
+    }
+  }
+
+  release(): void {
+    this.#released = true;
+  }
+
+  async progress(): Promise<RamProgress> {
+    const info = await this.#qmp.execute('query-migrate', {}, STEP);
+    const { ram } = info;
+    return {
+      totalBytes: ram?.total ?? 0,
+      transferredBytes: ram?.transferred ?? 0,
+      remainingBytes: ram?.remaining ?? 0,
+      bytesPerSecond: Math.round(((ram?.mbps ?? 0) * 1e6) / 8),
+      dirtyBytesPerSecond: (ram?.['dirty-pages-rate'] ?? 0) * (ram?.['page-size'] ?? 0),
+      pass: ram?.['dirty-sync-count'] ?? 0,
+      expectedDowntimeMs: info['expected-downtime'] ?? 0,
+      downtimeMs: info.status === 'completed' ? info.downtime : undefined,
+    };
+  }
+
+  /** Unless released: ends the stream and lets the guest run here again, if it did. Never throws. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#begun && !this.#released) {
+      this.#begun = false;
+      const { targets, report } = this.#parts;
+      await resumeSource(this.#qmp, { guestPaused: this.#guestPaused, targets }, report);
+    }
+    const over = new Error('The RAM stream is over.');
+    this.#relay?.reset(over);
+    this.#stream?.reset(over);
+    this.#events[Symbol.dispose]();
+    this.#faults[Symbol.dispose]();
+  }
+
+  async #start(options: WaitOptions): Promise<void> {
+    const { directory, channel, limits } = this.#parts;
+    const { status } = await this.#qmp.execute('query-status', {}, options);
+    this.#guestPaused = !isLive(status);
+    await setUpStream(this.#qmp, limits, options);
+    this.#stream = await channel.open(options);
+    await using door = await OneConnection.listen(join(directory, 'ram.sock'));
+    this.#begun = true;
+    await this.#qmp.execute(
+      'migrate',
+      {
+        channels: [
+          {
+            'channel-type': 'main',
+            addr: { transport: 'socket', type: 'unix', path: door.path },
+          },
+        ],
+      },
+      options,
+    );
+    const noConnection = () =>
+      new DomainError('STALLED', `QEMU did not begin to send RAM within ${STEP_LIMIT_MS} ms.`, {
+        side: 'source',
+        facts: { limit_ms: STEP_LIMIT_MS },
+      });
+    using limit = withTimeout(options.signal, STEP_LIMIT_MS, noConnection);
+    this.#relay = startRelay(await door.accepted({ signal: limit.signal }), this.#stream);
+    this.#relay.done.catch(async (error: unknown) => {
+      this.#relayError = error;
+      await delay(QEMU_SAYS_MS, undefined, { ref: false });
+      this.#broken.reject(error);
+    });
+  }
+
+  /** Follows the guest's state until QEMU waits before the last pass. */
+  async #pause(options: WaitOptions): Promise<RamPause> {
+    let stoppedAtUs: number | undefined;
+    for (;;) {
+      const event = await this.#events.next(options);
+      if (event.name === 'SHUTDOWN') throw guestStopped();
+      if (event.name === 'RESUME') {
+        this.#guestPaused = false;
+        stoppedAtUs = undefined;
+      } else if (event.name === 'STOP') {
+        // QEMU says STOP for a user's pause, too. Its state tells the two apart: only its own is "finish-migrate".
+        stoppedAtUs = this.#clock.toClockUs(event.timestampUs);
+        const { status } = await this.#qmp.execute('query-status', {}, { ...STEP, ...options });
+        this.#guestPaused = status !== 'finish-migrate' && !isLive(status);
+      } else if (event.data.status === 'pre-switchover') {
+        return {
+          // A guest that its user had paused stopped long ago: what counts here begins with the switchover.
+          stoppedAtUs:
+            stoppedAtUs === undefined || this.#guestPaused
+              ? this.#clock.toClockUs(event.timestampUs)
+              : stoppedAtUs,
+          guestPaused: this.#guestPaused,
+        };
+      } else await this.#assertGoing(event);
+    }
+  }
+
+  async #complete(options: WaitOptions): Promise<void> {
+    await this.#qmp.execute(
+      'migrate-continue',
+      { state: 'pre-switchover' },
+      { ...STEP, ...options },
+    );
+    for (;;) {
+      const event = await this.#events.next(({ name }) => name === 'MIGRATION', options);
+      if (event.name !== 'MIGRATION') continue;
+      if (event.data.status === 'completed') break;
+      await this.#assertGoing(event);
+    }
+    // The event is a message, the state is the fence: a QEMU in postmigrate never runs the guest by itself.
+    for (;;) {
+      const [migration, { status }] = await Promise.all([
+        this.#qmp.execute('query-migrate', {}, { ...STEP, ...options }),
+        this.#qmp.execute('query-status', {}, { ...STEP, ...options }),
+      ]);
+      if (migration.status === 'completed' && status === 'postmigrate') return;
+      // Between the event and the state QEMU has a few instructions left to do, each query lets it do them.
+      if (migration.status === 'completed' && status === 'finish-migrate') continue;
+      throw new DomainError(
+        'INTERNAL',
+        `QEMU said that it had sent all, but its migration is ${migration.status} and its guest ${status}.`,
+        { side: 'source' },
+      );
+    }
+  }
+
+  async #assertGoing(event: QmpEvent<'MIGRATION'>): Promise<void> {
+    const { status } = event.data;
+    if (status !== 'failed' && status !== 'cancelled' && status !== 'completed') return;
+    const info = await this.#qmp.execute('query-migrate', {}, STEP);
+    const description = info['error-desc'] ?? `it ended as ${status}`;
+    throw new DomainError('RAM_FAILED', `Sending the RAM failed: ${description}`, {
+      side: 'source',
+      facts: { qemu_error: description, status },
+      ...(this.#relayError === undefined ? {} : { cause: this.#relayError }),
+    });
+  }
+
+  /** When the stream broke first, its own reason says more than QEMU's, which only saw the end of a socket. */
+  async #explain(error: unknown, doing: string): Promise<Error> {
+    const byStream = error === this.#relayError || (error as DomainError).reason === 'RAM_FAILED';
+    if (this.#relayError === undefined || !byStream)
+      return await this.#faults.explain(error, doing);
+    if (this.#relayError instanceof ReasonedError) return this.#relayError;
+    if (error instanceof DomainError) return error;
+    return new DomainError('RAM_FAILED', `The RAM stream broke while ${doing}.`, {
+      cause: this.#relayError,
+    });
+  }
+}
+
+function guestStopped(): DomainError {
+  return new DomainError('GUEST_STOPPED', 'The guest powered off while RAM was sent.', {
+    side: 'source',
+  });
+}

@@ -1,0 +1,48 @@
+import { type Facts, ReasonedError, type Side, type Violation } from '../util/reasoned-error.js';
+import type { Reason } from '../util/reasons.js';
+import { DomainError } from './errors.js';
+
+/** Gathers everything that speaks against a request, so that all of it is told at once. */
+export class Refusals {
+  readonly #violations: Violation[] = [];
+  #facts: Facts = {};
+  #hint: string | undefined;
+
+  get empty(): boolean {
+    return this.#violations.length === 0;
+  }
+
+  /** Adds one. `subject` says which field or thing; the message is a clause without a full stop. */
+  add(reason: Reason, subject: string, message: string, facts: Facts = {}): void {
+    if (this.#violations.length === 0) this.#facts = facts;
+    this.#violations.push({ reason, subject, message });
+  }
+
+  /** Runs a check; what it throws for a reason is added, and undefined returned. Other errors pass. */
+  async check<T>(subject: string, work: () => Promise<T> | T): Promise<T | undefined> {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof ReasonedError)) throw error;
+      if (this.#violations.length === 0) this.#hint = error.hint;
+      this.add(error.reason, subject, error.message.replace(/\.$/, ''), error.facts);
+      return undefined;
+    }
+  }
+
+  /** @throws DomainError with all violations, its reason the first one's, if there are any */
+  throwIfAny(what: string, side?: Side): void {
+    if (this.#violations.length > 0) throw this.error(what, side);
+  }
+
+  /** The error that tells everything. */
+  error(what: string, side?: Side): DomainError {
+    const messages = this.#violations.map(({ message }) => message).join('; ');
+    return new DomainError(this.#violations[0]?.reason ?? 'INTERNAL', `${what}: ${messages}.`, {
+      violations: this.#violations,
+      facts: this.#facts,
+      ...(this.#hint === undefined ? {} : { hint: this.#hint }),
+      ...(side === undefined ? {} : { side }),
+    });
+  }
+}

@@ -1,0 +1,94 @@
+import type { DomainSpec } from '../spec/domain-spec.js';
+import type { HostResources } from './host-resources.js';
+import type { Refusals } from './refusals.js';
+import type { WaitOptions } from './types.js';
+
+/**
+ * Checks what a spec needs of a host before anything is made for it: QEMU, machine type, accelerator,
+ * kernel, pools, catalogue images and bridges. Room and memory are reserved by whoever goes on.
+ */
+export async function checkRequirements(
+  spec: DomainSpec,
+  resources: HostResources,
+  refusals: Refusals,
+  options: WaitOptions,
+): Promise<void> {
+  checkQemu(resources, refusals);
+  checkMachine(spec, resources, refusals);
+  const { system, host } = resources.settings;
+  if (spec.accelerator === 'kvm' && !(await system.kvmUsable())) {
+    refusals.add(
+      'CPU_FEATURE_MISSING',
+      'accelerator',
+      `${host} cannot use KVM: /dev/kvm is not there or may not be opened`,
+    );
+  }
+  if (spec.kernel !== '') await refusals.check('kernel', () => resources.kernel(spec.kernel));
+  await checkDisks(spec, resources, refusals, options);
+  for (const [index, { type, bridge }] of spec.nics.entries()) {
+    if (type !== 'tap' || (await system.bridgeExists(bridge))) continue;
+    refusals.add('BRIDGE_MISSING', `nics[${index}].bridge`, `${host} has no bridge ${bridge}`, {
+      bridge,
+    });
+  }
+}
+
+/** The machine type that a name of a spec stands for on this host; undefined where QEMU knows none. */
+export function findMachine(name: string, resources: HostResources) {
+  const machines = resources.settings.binary.facts?.machines ?? [];
+  return machines.find((machine) => machine.name === name || machine.alias === name);
+}
+
+function checkQemu(resources: HostResources, refusals: Refusals): void {
+  const { binary, host } = resources.settings;
+  for (const { code, message } of binary.problems) {
+    const reason = code === 'QEMU_UNUSABLE' ? 'QEMU_MISSING' : code;
+    refusals.add(reason, 'qemu', `${host}: ${message.replace(/\.$/, '')}`);
+  }
+}
+
+function checkMachine(spec: DomainSpec, resources: HostResources, refusals: Refusals): void {
+  const { binary, host } = resources.settings;
+  // Without facts QEMU itself is what is wrong, and told already.
+  if (!binary.facts) return;
+  const machine = findMachine(spec.machine, resources);
+  if (!machine) {
+    const message = `the QEMU of ${host} has no machine type ${spec.machine}`;
+    refusals.add('MACHINE_TYPE_UNKNOWN', 'machine', message, { machine: spec.machine });
+  } else if (spec.vcpus > machine.maxVcpus) {
+    const message = `${machine.name} takes at most ${machine.maxVcpus} virtual CPUs`;
+    refusals.add('SPEC_INVALID', 'vcpus', message);
+  }
+}
+
+async function checkDisks(
+  spec: DomainSpec,
+  resources: HostResources,
+  refusals: Refusals,
+  options: WaitOptions,
+): Promise<void> {
+  for (const [index, disk] of spec.disks.entries()) {
+    const subject = `disks[${index}]`;
+    const pool = await refusals.check(`${subject}.pool`, () => resources.pool(disk.pool));
+    if (!pool) continue;
+    if (!disk.readOnly && disk.shared !== pool.shared) {
+      const said = disk.shared ? 'shared, and its pool' : 'not shared, and its pool';
+      const is = pool.shared ? 'is' : 'is not';
+      const message = `the disk ${disk.id} is ${said} ${pool.name} ${is} on ${resources.settings.host}`;
+      refusals.add('DISK_SHARED', `${subject}.shared`, message, { pool: pool.name });
+    }
+    const direct = disk.cache === 'none' || disk.cache === 'directsync';
+    if (direct && !pool.directIo) {
+      const message = `the file system of the pool ${pool.name} cannot pass the page cache by, as cache ${disk.cache} needs; use writeback or writethrough`;
+      refusals.add('SPEC_INVALID', `${subject}.cache`, message, { pool: pool.name });
+    }
+    if (disk.readOnly) {
+      await refusals.check(`${subject}.image`, async () => {
+        const { sizeBytes } = await pool.catalogueImage(disk.image, disk.format, options);
+        if (disk.sizeBytes === 0 || disk.sizeBytes === sizeBytes) return;
+        const message = `images/${disk.image} has ${sizeBytes} bytes, and the disk ${disk.id} ${disk.sizeBytes}`;
+        refusals.add('DISK_SIZE_MISMATCH', `${subject}.sizeBytes`, message);
+      });
+    }
+  }
+}

@@ -1,0 +1,147 @@
+import type { DomainSpec } from '../spec/domain-spec.js';
+import { DomainError } from './errors.js';
+import type { HostedDomain } from './hosted-domain.js';
+import type { Refusals } from './refusals.js';
+import type { DomainInfo, IncomingRequest } from './types.js';
+
+/** A domain that is not here yet and holds its name and UUID already. */
+export interface Expected {
+  readonly spec: DomainSpec;
+  /** The migration that brings it; undefined for one that is being created. */
+  readonly coming: IncomingRequest | undefined;
+}
+
+/** The names of a host: which domains are here, and which are expected. */
+export class Roster {
+  readonly #host: string;
+  readonly #domains = new Map<string, HostedDomain>();
+  readonly #expected = new Set<Expected>();
+
+  constructor(host: string) {
+    this.#host = host;
+  }
+
+  get domains(): readonly HostedDomain[] {
+    return [...this.#domains.values()];
+  }
+
+  /** Takes a domain in, in place of what was known of it before. */
+  add(domain: HostedDomain): void {
+    this.#domains.set(domain.uuid, domain);
+  }
+
+  remove(uuid: string): void {
+    this.#domains.delete(uuid);
+  }
+
+  get(uuid: string): HostedDomain | undefined {
+    return this.#domains.get(uuid);
+  }
+
+  /** Holds name and UUID until the answer is called. */
+  expect(expected: Expected): () => void {
+    this.#expected.add(expected);
+    return () => void this.#expected.delete(expected);
+  }
+
+  /**
+   * Finds a domain by name or UUID. Of several of one name, the one that lives here is meant.
+   *
+   * @throws DomainError `DOMAIN_NOT_FOUND`
+   */
+  find(reference: string): HostedDomain {
+    const named = this.domains.filter(({ name }) => name === reference);
+    const found =
+      this.#domains.get(reference.toLowerCase()) ??
+      named.find(({ ownership }) => ownership.ownedHere) ??
+      named[0];
+    if (found) return found;
+    throw new DomainError(
+      'DOMAIN_NOT_FOUND',
+      `${this.#host} has no domain ${JSON.stringify(reference.slice(0, 64))}.`,
+    );
+  }
+
+  /** Finds a domain on its way in by name or UUID. */
+  findComing(reference: string): IncomingRequest | undefined {
+    return this.#coming().find(
+      ({ launchSpec: { spec } }) =>
+        spec.name === reference || spec.uuid === reference.toLowerCase(),
+    );
+  }
+
+  /** All domains by name, each once: one on its way in hides what it left here earlier. */
+  async describeAll(): Promise<readonly DomainInfo[]> {
+    const coming = this.#coming();
+    const here = this.domains.filter(
+      ({ uuid }) => !coming.some(({ launchSpec }) => launchSpec.spec.uuid === uuid),
+    );
+    const infos = await Promise.all(here.map((domain) => domain.info()));
+    return [...infos, ...coming.map(describeComing)].sort((one, other) =>
+      one.spec.name < other.spec.name ? -1 : 1,
+    );
+  }
+
+  /** Refuses a new domain whose name or UUID is taken. */
+  checkFree({ uuid, name }: DomainSpec, refusals: Refusals): void {
+    const specs = [
+      ...this.domains.map((domain) => domain.definition.spec),
+      ...[...this.#expected].map(({ spec }) => spec),
+    ];
+    if (uuid !== '' && specs.some((other) => other.uuid === uuid)) {
+      const message = `${this.#host} has a domain of the UUID ${uuid} already`;
+      refusals.add('DOMAIN_EXISTS', 'uuid', message);
+    }
+    if (this.#nameTaken(name, '')) {
+      refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has a domain ${name} already`);
+    }
+  }
+
+  /** Refuses a domain that comes in while it, or another of its name, lives here. */
+  checkArrival({ launchSpec: { spec }, generation }: IncomingRequest, refusals: Refusals): void {
+    const { uuid, name } = spec;
+    const known = this.#domains.get(uuid);
+    const coming = this.#coming().find(({ launchSpec }) => launchSpec.spec.uuid === uuid);
+    if (coming) {
+      const message = `the domain ${name} is on its way to ${this.#host} already`;
+      refusals.add('ALREADY_MIGRATING', 'uuid', message, { migration_id: coming.migrationId });
+    }
+    if (known?.ownership.ownedHere) {
+      refusals.add('DOMAIN_EXISTS', 'uuid', `the domain ${name} lives on ${this.#host}`);
+    } else if (known && known.definition.generation >= generation) {
+      // Its source missed that the domain moved on: what it sends is an old copy.
+      const message = `${this.#host} knows generation ${known.definition.generation} of ${name}, which is not older than ${generation}`;
+      refusals.add('DOMAIN_EXISTS', 'uuid', message, { generation });
+    }
+    if (this.#nameTaken(name, uuid)) {
+      refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has another domain ${name}`);
+    }
+  }
+
+  #nameTaken(name: string, except: string): boolean {
+    const here = this.domains.filter(({ ownership }) => ownership.ownedHere);
+    const specs = [
+      ...here.map(({ definition }) => definition.spec),
+      ...[...this.#expected].map(({ spec }) => spec),
+    ];
+    return specs.some((spec) => spec.name === name && spec.uuid !== except);
+  }
+
+  #coming(): IncomingRequest[] {
+    return [...this.#expected].flatMap(({ coming }) => (coming ? [coming] : []));
+  }
+}
+
+/** A domain on its way in, as shown to callers. */
+export function describeComing({ launchSpec, ...request }: IncomingRequest): DomainInfo {
+  return {
+    spec: launchSpec.spec,
+    state: 'INCOMING',
+    ownerHost: request.sourceHost,
+    generation: request.generation - 1,
+    qemuPid: 0,
+    serialPath: '',
+    migrationId: request.migrationId,
+    tombstoneBytes: 0,
+  };
+}

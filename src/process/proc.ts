@@ -1,0 +1,86 @@
+import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { deferred } from '../util/deferred.js';
+
+/** What identifies a process across restarts of the agent. A pid alone does not: pids are used again. */
+export interface ProcessRecord {
+  readonly pid: number;
+  /** When the process started, in clock ticks since boot: field 22 of /proc/PID/stat. */
+  readonly startTime: number;
+  /** The systemd unit it runs in, where there is systemd. */
+  readonly unit?: string;
+}
+
+/** How a process ended. Both are undefined if it was not our child: then only its absence is known. */
+export interface Exit {
+  readonly code: number | undefined;
+  readonly signal: string | undefined;
+}
+
+/** Returns the start time of a process, or undefined if it is gone or only waits to be reaped. */
+export function readStartTime(pid: number): number | undefined {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  } catch {
+    return undefined;
+  }
+  // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  const startTime = Number(fields[19]);
+  return Number.isSafeInteger(startTime) ? startTime : undefined;
+}
+
+/** True while the very process of the record lives. */
+export function isAlive(record: ProcessRecord): boolean {
+  return readStartTime(record.pid) === record.startTime;
+}
+
+/**
+ * Sends a signal to the process of the record and to no other; false if it is gone. Between check and signal the
+ * pid could in theory be given to another process; the kernel hands out all other pids first, so it is not in practice.
+ */
+export function signalProcess(record: ProcessRecord, signal: NodeJS.Signals): boolean {
+  if (!isAlive(record)) return false;
+  try {
+    return process.kill(record.pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+    throw error;
+  }
+}
+
+const SLOW_MS = 1000;
+const FAST_MS = 10;
+
+/**
+ * Watches a process that is not our child. Node has no pidfd, so /proc is read once a second; whoever sees the
+ * process's monitor socket close calls `hurry`, and from then on it is read every 10 ms until the process is gone.
+ */
+export class ProcessWatch {
+  readonly exited: Promise<Exit>;
+  #pauseMs = SLOW_MS;
+  #wake = new AbortController();
+
+  constructor(record: ProcessRecord) {
+    const gone = deferred<Exit>();
+    this.exited = gone.promise;
+    const watch = async () => {
+      while (isAlive(record)) {
+        // Not to keep the agent's process alive is the point of `ref: false`.
+        await delay(this.#pauseMs, undefined, { signal: this.#wake.signal, ref: false }).catch(
+          () => undefined,
+        );
+        if (this.#wake.signal.aborted) this.#wake = new AbortController();
+      }
+      gone.resolve({ code: undefined, signal: undefined });
+    };
+    void watch();
+  }
+
+  hurry(): void {
+    this.#pauseMs = FAST_MS;
+    this.#wake.abort();
+  }
+}

@@ -1,0 +1,287 @@
+import { lstat, mkdir, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type ConnectOptions, QmpClient, type Transcript } from '../qmp/client.js';
+import { QmpClosedError } from '../qmp/errors.js';
+import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import { describeExit, QemuIdentityError, QemuStartError, SocketPathError } from './errors.js';
+import type { LaunchedProcess, Launcher } from './launcher.js';
+import type { Exit, ProcessRecord } from './proc.js';
+
+/** Longest path of a unix socket, in bytes, without the ending zero. */
+const SOCKET_PATH_LIMIT_BYTES = 107;
+
+/** A QEMU to start. */
+export interface QemuProcessRequest {
+  /** Absolute path of the QEMU binary. */
+  readonly binary: string;
+  readonly uuid: string;
+  /** Shown by `ps` and in QEMU's log. */
+  readonly name: string;
+  /** Private folder for its sockets, pid file and log; made with mode 0700 if absent. */
+  readonly directory: string;
+  /** Everything beyond identity, monitors and defaults: machine, memory, devices. */
+  readonly argv: readonly string[];
+}
+
+/** What must be remembered to find a QEMU again after the agent's restart. Plain JSON. */
+export interface QemuProcessRecord {
+  readonly process: ProcessRecord;
+  readonly uuid: string;
+  readonly directory: string;
+}
+
+/** How to start or find a QEMU. */
+export interface QemuProcessOptions {
+  readonly signal?: AbortSignal;
+  /** Milliseconds until its monitor must have answered. Default 30 000. */
+  readonly limitMs?: number;
+  readonly transcript?: Transcript;
+}
+
+const START_LIMIT_MS = 30_000;
+const QUIT_LIMIT_MS = 10_000;
+const CONNECT_PAUSE_MS = 10;
+const LOG_TAIL_BYTES = 4096;
+
+/** The paths of one QEMU's files, all in its private folder. */
+export function qemuPaths(directory: string) {
+  return {
+    agentMonitor: join(directory, 'agent.sock'),
+    rescueMonitor: join(directory, 'rescue.sock'),
+    pidFile: join(directory, 'qemu.pid'),
+    log: join(directory, 'qemu.log'),
+  } as const;
+}
+
+/** One running QEMU with the agent's monitor connected. It lives on when this object is dropped. */
+export class QemuProcess {
+  readonly qmp: QmpClient;
+  readonly record: QemuProcessRecord;
+  /** A second monitor that the agent leaves free, for a watchdog or a person: a monitor serves one client only. */
+  readonly rescueMonitorPath: string;
+  /** Resolves, never rejects, when the process is gone. */
+  readonly exited: Promise<Exit>;
+  readonly #process: LaunchedProcess;
+
+  private constructor(process: LaunchedProcess, qmp: QmpClient, record: QemuProcessRecord) {
+    this.#process = process;
+    this.qmp = qmp;
+    this.record = record;
+    this.exited = process.exited;
+    this.rescueMonitorPath = qemuPaths(record.directory).rescueMonitor;
+    void qmp.closed.then(() => process.hurry());
+  }
+
+  /**
+   * Starts QEMU and waits until its monitor answers. Rejects with QemuStartError if it ends or stays silent, with
+   * SocketPathError if the folder's path is too long, or with the signal's reason; the process is gone by then.
+   */
+  static async start(
+    launcher: Launcher,
+    request: QemuProcessRequest,
+    options: QemuProcessOptions = {},
+  ): Promise<QemuProcess> {
+    const { directory, uuid } = request;
+    const paths = qemuPaths(directory);
+    assertSocketPath(paths.agentMonitor);
+    assertSocketPath(paths.rescueMonitor);
+    await makePrivate(directory);
+    const launched = await launcher.launch(
+      {
+        name: `qemu-${uuid}`,
+        command: request.binary,
+        argv: [...identityArguments(request), ...request.argv],
+        logPath: paths.log,
+      },
+      options.signal ? { signal: options.signal } : {},
+    );
+    try {
+      const qmp = await connectWhenReady(launched, request, options);
+      return new QemuProcess(launched, qmp, { process: launched.record, uuid, directory });
+    } catch (error) {
+      launched.kill('SIGKILL');
+      launched.hurry();
+      await launched.exited;
+      throw error;
+    }
+  }
+
+  /**
+   * Finds a QEMU again after the agent's restart; undefined if it is gone. Rejects with QemuIdentityError if another
+   * domain answers on its socket, or with a QMP error if its monitor does not answer.
+   */
+  static async attach(
+    launcher: Launcher,
+    record: QemuProcessRecord,
+    options: QemuProcessOptions = {},
+  ): Promise<QemuProcess | undefined> {
+    const launched = await launcher.adopt(record.process);
+    if (!launched) return undefined;
+    const path = qemuPaths(record.directory).agentMonitor;
+    const qmp = await QmpClient.connect(path, connectOptions(options));
+    try {
+      const { UUID: uuid } = await qmp.execute('query-uuid');
+      if (uuid !== record.uuid) {
+        throw new QemuIdentityError(
+          `The QEMU on ${path} runs the domain ${uuid}, not ${record.uuid}.`,
+        );
+      }
+      return new QemuProcess(launched, qmp, record);
+    } catch (error) {
+      await qmp.close();
+      throw error;
+    }
+  }
+
+  /** Asks QEMU to end and waits until it has; kills it if it does not within `limitMs` (default 10 000). */
+  async quit(options: { readonly limitMs?: number } = {}): Promise<Exit> {
+    const limitMs = options.limitMs ?? QUIT_LIMIT_MS;
+    using limit = withTimeout(undefined, limitMs, () => new Error('QEMU did not end in time.'));
+    try {
+      // The connection may close before the answer arrives: what counts is that the process goes.
+      this.qmp.execute('quit', {}, { limitMs }).catch(() => undefined);
+      const exit = await untilAborted(this.exited, limit.signal);
+      // What QEMU said last is still to be read.
+      await untilAborted(this.qmp.closed, limit.signal);
+      return exit;
+    } catch {
+      return await this.kill();
+    } finally {
+      await this.qmp.close();
+    }
+  }
+
+  /** Kills QEMU at once and waits until it is gone. */
+  async kill(): Promise<Exit> {
+    this.#process.kill('SIGKILL');
+    this.#process.hurry();
+    const exit = await this.exited;
+    await this.qmp.close();
+    return exit;
+  }
+
+  /** Lets go of the monitor and leaves QEMU running, as at the agent's end. */
+  async detach(): Promise<void> {
+    await this.qmp.close();
+  }
+
+  /** Returns the last 4 KiB of what QEMU printed. */
+  async logTail(): Promise<string> {
+    return readTail(qemuPaths(this.record.directory).log);
+  }
+}
+
+/** Throws SocketPathError if a unix socket cannot have this path. */
+function assertSocketPath(path: string): void {
+  const sizeBytes = Buffer.byteLength(path);
+  if (sizeBytes <= SOCKET_PATH_LIMIT_BYTES) return;
+  throw new SocketPathError(
+    `The socket path ${path} has ${sizeBytes} bytes; the kernel takes at most ${SOCKET_PATH_LIMIT_BYTES}. Choose a shorter run directory.`,
+  );
+}
+
+/** The options every QEMU gets. Values in QEMU's option syntax have their commas doubled. */
+function identityArguments(request: QemuProcessRequest): readonly string[] {
+  const paths = qemuPaths(request.directory);
+  const value = (text: string) => text.replaceAll(',', ',,');
+  const monitor = (id: string, path: string) => [
+    '-chardev',
+    `socket,id=${id},path=${value(path)},server=on,wait=off`,
+    '-mon',
+    `chardev=${id},mode=control`,
+  ];
+  return [
+    '-nodefaults',
+    '-no-user-config',
+    '-name',
+    `guest=${value(request.name)}`,
+    '-uuid',
+    request.uuid,
+    '-display',
+    'none',
+    '-sandbox',
+    'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
+    '-pidfile',
+    paths.pidFile,
+    ...monitor('agent-monitor', paths.agentMonitor),
+    ...monitor('rescue-monitor', paths.rescueMonitor),
+  ];
+}
+
+async function makePrivate(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const status = await lstat(directory);
+  if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o077) !== 0) {
+    throw new Error(
+      `${directory} must be a folder of this user with mode 0700, because it holds QEMU's monitors.`,
+    );
+  }
+}
+
+async function connectWhenReady(
+  launched: LaunchedProcess,
+  request: QemuProcessRequest,
+  options: QemuProcessOptions,
+): Promise<QmpClient> {
+  const { agentMonitor, log } = qemuPaths(request.directory);
+  const limitMs = options.limitMs ?? START_LIMIT_MS;
+  const fail = async (what: string, exit?: Exit) => {
+    const output = await readTail(log);
+    const lastLine = output.trim().split('\n').at(-1) ?? '';
+    return new QemuStartError(
+      `QEMU for ${request.name} ${what}: ${lastLine || 'it printed nothing'}`,
+      {
+        program: request.binary,
+        output,
+        ...(exit ? { exit } : {}),
+      },
+    );
+  };
+  let gone: Exit | undefined;
+  void launched.exited.then((exit) => {
+    gone = exit;
+  });
+  const late = new Error('late');
+  using limit = withTimeout(options.signal, limitMs, () => late);
+  for (;;) {
+    try {
+      return await QmpClient.connect(
+        agentMonitor,
+        connectOptions({ ...options, signal: limit.signal }),
+      );
+    } catch (error) {
+      if (error === late) throw await fail(`did not answer within ${limitMs} ms`);
+      if (!(error instanceof QmpClosedError)) throw error;
+    }
+    if (gone) throw await fail(`${describeExit(gone)} before its monitor answered`, gone);
+    launched.hurry();
+    // The socket appears when QEMU has parsed its options; nothing tells when, so it is tried again.
+    await delay(CONNECT_PAUSE_MS, undefined, { signal: limit.signal }).catch(() => undefined);
+  }
+}
+
+function connectOptions(options: QemuProcessOptions): ConnectOptions {
+  return {
+    connectLimitMs: options.limitMs ?? START_LIMIT_MS,
+    ...(options.signal ? { signal: options.signal } : {}),
+    ...(options.transcript ? { transcript: options.transcript } : {}),
+  };
+}
+
+async function readTail(path: string): Promise<string> {
+  try {
+    await using file = await open(path, 'r');
+    const { size } = await file.stat();
+    const start = Math.max(0, size - LOG_TAIL_BYTES);
+    const { buffer, bytesRead } = await file.read(
+      Buffer.alloc(size - start),
+      0,
+      size - start,
+      start,
+    );
+    return buffer.subarray(0, bytesRead).toString('utf8');
+  } catch {
+    return '';
+  }
+}

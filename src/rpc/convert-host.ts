@@ -1,0 +1,48 @@
+import type { DomainInfo, HostFacts } from '../domain/types.js';
+import { Domain_State, type Domain as WireDomain } from '../gen/drover/v1/domain.js';
+import type { Host as WireHost, Peer as WirePeer } from '../gen/drover/v1/host.js';
+import type { PeerFacts } from '../mesh/peers.js';
+import { domainSpecToWire } from './convert-launch-spec.js';
+import { PROTOCOL_VERSION } from './ports.js';
+import { uint32, uint64 } from './whole-number.js';
+
+/** A domain as callers get it. */
+export function domainToWire(domain: DomainInfo): WireDomain {
+  return {
+    spec: domainSpecToWire(domain.spec),
+    state: Domain_State[domain.state],
+    ownerHost: domain.ownerHost,
+    generation: uint64(domain.generation),
+    qemuPid: uint32(domain.qemuPid),
+    serialPath: domain.serialPath,
+    migrationId: domain.migrationId,
+    tombstoneBytes: uint64(domain.tombstoneBytes),
+  };
+}
+
+/** The host as callers get it. */
+export function hostToWire(host: HostFacts, agentVersion: string): WireHost {
+  return {
+    name: host.name,
+    agentVersion,
+    protocolVersion: PROTOCOL_VERSION,
+    qemuVersion: host.qemuVersion,
+    qemuProblem: host.qemuProblem,
+    memoryBytes: uint64(host.memoryBytes),
+    availableMemoryBytes: uint64(host.availableMemoryBytes),
+    cpus: uint32(host.cpus),
+    pools: host.pools.map((pool) => ({
+      name: pool.name,
+      shared: pool.shared,
+      sizeBytes: uint64(pool.sizeBytes),
+      availableBytes: uint64(pool.availableBytes),
+      readsAsZeros: pool.readsAsZeros,
+    })),
+    kernels: [...host.kernels],
+  };
+}
+
+/** A peer as callers get it. */
+export function peerToWire(peer: PeerFacts): WirePeer {
+  return { ...peer, roundTripMs: uint32(peer.roundTripMs) };
+}

@@ -1,0 +1,163 @@
+import type { RamProgress } from '../domain/types.js';
+import { Failure_Side, type Failure as WireFailure } from '../gen/drover/v1/failure.js';
+import {
+  Migration_Phase,
+  Migration_RunningOn,
+  Migration_State,
+  type DiskProgress as WireDiskProgress,
+  type Downtime as WireDowntime,
+  type Migration as WireMigration,
+  type RamProgress as WireRamProgress,
+  type Summary as WireSummary,
+} from '../gen/drover/v1/migration.js';
+import type { StartMigrationRequest } from '../gen/drover/v1/migration_service.js';
+import type { Downtime } from '../migration/downtime.js';
+import type { Failure } from '../migration/errors.js';
+import type { DiskProgress, Migration, MigrationRequest, Summary } from '../migration/migration.js';
+import { PHASES, type Phase } from '../migration/phase.js';
+import type { Side } from '../util/reasoned-error.js';
+import { knownReason } from './error-status.js';
+import { uint32, uint64 } from './whole-number.js';
+
+const WIRE_PHASE: Readonly<Record<Phase, Migration_Phase>> = {
+  prepare: Migration_Phase.PREPARE,
+  mirror: Migration_Phase.MIRROR,
+  precopy: Migration_Phase.PRECOPY,
+  switchover: Migration_Phase.SWITCHOVER,
+  handover: Migration_Phase.HANDOVER,
+  cleanup: Migration_Phase.CLEANUP,
+};
+
+const WIRE_SIDE: Readonly<Record<Side, Failure_Side>> = {
+  source: Failure_Side.SOURCE,
+  destination: Failure_Side.DESTINATION,
+};
+
+/** A migration as callers get it. */
+export function migrationToWire(migration: Migration): WireMigration {
+  return {
+    migrationId: migration.migrationId,
+    domainUuid: migration.domainUuid,
+    domainName: migration.domainName,
+    sourceHost: migration.sourceHost,
+    destinationHost: migration.destinationHost,
+    state: Migration_State[migration.state],
+    phase: phaseToWire(migration.phase),
+    runningOn: Migration_RunningOn[migration.runningOn],
+    cancellable: migration.cancellable,
+    revision: uint64(migration.revision),
+    createTime: migration.createTime,
+    endTime: migration.endTime,
+    phaseTimes: migration.phaseTimes.map(({ phase, startTime, endTime }) => ({
+      phase: phaseToWire(phase),
+      startTime,
+      endTime,
+    })),
+    disks: migration.disks.map(diskToWire),
+    ram: migration.ram && ramToWire(migration.ram),
+    summary: migration.summary && summaryToWire(migration.summary),
+    failure: migration.failure && failureToWire(migration.failure),
+  };
+}
+
+/** What a caller asks for; whether it makes sense is for the flow to say. */
+export function migrationRequestFromWire(request: StartMigrationRequest): MigrationRequest {
+  return {
+    domain: request.domain,
+    destinationHost: request.destinationHost,
+    migrationId: request.migrationId,
+    downtimeLimitMs: request.downtimeLimitMs,
+    maxBandwidth: request.maxBandwidthBytesPerS,
+  };
+}
+
+/** A failure as part of a resource. */
+export function failureToWire(failure: Failure): WireFailure {
+  return {
+    reason: failure.reason,
+    message: failure.message,
+    side: failure.side ? WIRE_SIDE[failure.side] : Failure_Side.UNSPECIFIED,
+    phase: failure.phase ?? '',
+    hint: failure.hint,
+    retryable: failure.retryable,
+    metadata: { ...failure.metadata },
+  };
+}
+
+/** A reason that only a newer peer knows becomes `INTERNAL`, with its name in the message. */
+export function failureFromWire(failure: WireFailure): Failure {
+  const reason = knownReason(failure.reason);
+  return {
+    reason,
+    message: reason === failure.reason ? failure.message : `${failure.message} (${failure.reason})`,
+    side: sideFromWire(failure.side),
+    phase: isPhase(failure.phase) ? failure.phase : undefined,
+    hint: failure.hint,
+    retryable: failure.retryable,
+    metadata: { ...failure.metadata },
+  };
+}
+
+function sideFromWire(side: Failure_Side): Side | undefined {
+  if (side === Failure_Side.SOURCE) return 'source';
+  return side === Failure_Side.DESTINATION ? 'destination' : undefined;
+}
+
+function phaseToWire(phase: Phase | undefined): Migration_Phase {
+  return phase ? WIRE_PHASE[phase] : Migration_Phase.UNSPECIFIED;
+}
+
+function isPhase(phase: string): phase is Phase {
+  return Object.hasOwn(PHASES, phase);
+}
+
+function diskToWire(disk: DiskProgress): WireDiskProgress {
+  return {
+    diskId: disk.diskId,
+    totalBytes: uint64(disk.totalBytes),
+    transferredBytes: uint64(disk.transferredBytes),
+    remainingBytes: uint64(disk.remainingBytes),
+    bytesPerS: uint64(disk.bytesPerSecond),
+    ready: disk.ready,
+  };
+}
+
+function ramToWire(ram: RamProgress): WireRamProgress {
+  return {
+    totalBytes: uint64(ram.totalBytes),
+    transferredBytes: uint64(ram.transferredBytes),
+    remainingBytes: uint64(ram.remainingBytes),
+    bytesPerS: uint64(ram.bytesPerSecond),
+    dirtyBytesPerS: uint64(ram.dirtyBytesPerSecond),
+    pass: uint32(ram.pass),
+    expectedDowntimeMs: uint32(ram.expectedDowntimeMs),
+  };
+}
+
+function summaryToWire(summary: Summary): WireSummary {
+  return {
+    totalTimeMs: uint64(summary.totalTimeMs),
+    downtime: downtimeToWire(summary.downtime),
+    qemuDowntimeMs: uint64(summary.qemuDowntimeMs),
+    transferredBytes: uint64(summary.transferredBytes),
+    ramPasses: uint32(summary.ramPasses),
+    disks: summary.disks.map((disk) => ({
+      diskId: disk.diskId,
+      sizeBytes: uint64(disk.sizeBytes),
+      transferredBytes: uint64(disk.transferredBytes),
+      sourceAllocatedBytes: uint64(disk.sourceAllocatedBytes),
+      destinationAllocatedBytes: uint64(disk.destinationAllocatedBytes),
+    })),
+  };
+}
+
+function downtimeToWire(downtime: Downtime): WireDowntime {
+  return {
+    totalUs: uint64(downtime.totalUs),
+    settleUs: uint64(downtime.settleUs),
+    ramUs: uint64(downtime.ramUs),
+    loadUs: uint64(downtime.loadUs),
+    commitUs: uint64(downtime.commitUs),
+    resumeUs: uint64(downtime.resumeUs),
+  };
+}

@@ -1,0 +1,157 @@
+import { readFileSync } from 'node:fs';
+import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
+import { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
+import { RpcError } from './errors.js';
+import { type Identity, readIdentity } from './identity.js';
+
+/** Paths of PEM files. */
+export interface TlsFiles {
+  readonly certificate: string;
+  readonly key: string;
+  readonly ca: string;
+}
+
+/** What stands in those files. */
+export interface TlsMaterial {
+  readonly certificate: Buffer;
+  readonly key: Buffer;
+  readonly ca: Buffer;
+  /** Whom the certificate names. */
+  readonly identity: Identity;
+}
+
+/**
+ * The DNS name that every agent's certificate carries, because TLS checks one before we check the
+ * URI.
+ */
+export const TLS_NAME = 'drover';
+
+/** Whom the other end of a connection must be. */
+export interface ExpectedAgent {
+  readonly trustDomain: string;
+  /** Undefined accepts the agent of any host. */
+  readonly host: string | undefined;
+}
+
+const MIN_VERSION = 'TLSv1.3';
+
+/**
+ * Reads certificate, key and CA. Call it for every new connection, so that renewed files are used.
+ *
+ * @throws RpcError `CONFIG_INVALID`, naming the file
+ */
+export function readTlsFiles(files: TlsFiles): TlsMaterial {
+  const material = {
+    certificate: readPem('certificate', files.certificate),
+    key: readPem('key', files.key),
+    ca: readPem('CA', files.ca),
+  };
+  try {
+    createSecureContext(contextOptions(material));
+  } catch (error) {
+    throw new RpcError(
+      'CONFIG_INVALID',
+      `${files.certificate} and ${files.key} are no certificate and its key: ${text(error)}.`,
+      { cause: error },
+    );
+  }
+  return { ...material, identity: readIdentity(material.certificate) };
+}
+
+/** Credentials of a server that takes only callers with a certificate of the CA. */
+export function serverCredentials(material: TlsMaterial): ServerCredentials {
+  return new MutualTlsCredentials(material);
+}
+
+/** Credentials of a channel to one agent, whose certificate must name the host that was dialled. */
+export function channelCredentials(
+  material: TlsMaterial,
+  expected: ExpectedAgent,
+): ChannelCredentials {
+  return ChannelCredentials.createFromSecureContext(createSecureContext(contextOptions(material)), {
+    checkServerIdentity: checkAgent(expected),
+  });
+}
+
+/**
+ * The settings of TLS itself, the same for channels and for the probe that explains why one failed.
+ */
+export function contextOptions(material: Omit<TlsMaterial, 'identity'>) {
+  return {
+    ca: material.ca,
+    cert: material.certificate,
+    key: material.key,
+    minVersion: MIN_VERSION,
+  } as const;
+}
+
+/**
+ * Checks the certificate of the agent that answered, after TLS has found it to be of the CA. The
+ * answer is the error that TLS shall end the connection with.
+ */
+export function checkAgent(
+  expected: ExpectedAgent,
+): (host: string, certificate: PeerCertificate) => Error | undefined {
+  return (_host, certificate) => {
+    const wrongName = checkServerIdentity(TLS_NAME, certificate);
+    if (wrongName) {
+      return rejected(`The agent's certificate lacks the DNS name "${TLS_NAME}".`, wrongName);
+    }
+    try {
+      return checkIdentity(readIdentity(certificate.raw), expected);
+    } catch (error) {
+      return rejected(text(error), error);
+    }
+  };
+}
+
+function checkIdentity(identity: Identity, expected: ExpectedAgent): RpcError | undefined {
+  if (identity.role !== 'host') {
+    return rejected(`The certificate is of the ${identity.role} ${identity.name}, not of a host.`);
+  }
+  if (identity.trustDomain !== expected.trustDomain) {
+    return rejected(
+      `The agent's certificate is of ${identity.trustDomain}, ours is of ${expected.trustDomain}.`,
+    );
+  }
+  if (expected.host !== undefined && identity.name !== expected.host) {
+    return rejected(`The agent is that of ${identity.name}, not of ${expected.host}.`);
+  }
+  return undefined;
+}
+
+/** grpc-js has no setting for the lowest version of TLS, but takes credentials that have one. */
+class MutualTlsCredentials extends ServerCredentials {
+  constructor(material: TlsMaterial) {
+    super(
+      { requestCert: true, rejectUnauthorized: true, minVersion: MIN_VERSION },
+      contextOptions(material),
+    );
+  }
+
+  override _equals(other: ServerCredentials): boolean {
+    return this === other;
+  }
+}
+
+function readPem(what: string, path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new RpcError(
+      'CONFIG_INVALID',
+      `The ${what} file ${path} cannot be read: ${text(error)}.`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+function rejected(message: string, cause?: unknown): RpcError {
+  return new RpcError('TLS_PEER_REJECTED', message, { cause });
+}
+
+function text(error: unknown): string {
+  return error instanceof Error ? error.message.replace(/\.$/, '') : String(error);
+}

@@ -1,0 +1,19 @@
+import type { HostServiceImplementation } from '../gen/drover/v1/host_service.js';
+import { hostToWire, peerToWire } from './convert-host.js';
+import type { CallerContext } from './middleware.js';
+import type { HostPort } from './ports.js';
+
+/** HostService in front of the agent. */
+export function hostService(
+  host: HostPort,
+  agentVersion: string,
+): HostServiceImplementation<CallerContext> {
+  return {
+    async getHost() {
+      return { host: hostToWire(await host.facts(), agentVersion) };
+    },
+    async listPeers() {
+      return { peers: (await host.peers()).map(peerToWire) };
+    },
+  };
+}

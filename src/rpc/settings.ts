@@ -1,0 +1,54 @@
+import type { ChannelOptions } from '@grpc/grpc-js';
+import { TLS_NAME } from './credentials.js';
+
+/*
+ * The settings of gRPC, for servers and channels side by side because they must fit each other.
+ */
+
+/** The receive window of a connection that carries RAM: what may be under way without an answer. */
+export const RAM_WINDOW_BYTES = 8 * 1024 * 1024;
+
+/** How long connecting may take, TLS and HTTP/2 included. */
+const CONNECT_LIMIT_MS = 5_000;
+
+/** A peer that answers no ping for 10 seconds in all is gone. */
+const KEEPALIVE: ChannelOptions = {
+  'grpc.keepalive_time_ms': 5_000,
+  'grpc.keepalive_timeout_ms': 5_000,
+};
+
+/**
+ * For servers. RAM comes in pieces of 256 KiB, and nothing else that is sent to an agent is as
+ * large.
+ */
+export const SERVER_OPTIONS: ChannelOptions = {
+  ...KEEPALIVE,
+  'grpc.max_receive_message_length': 1024 * 1024,
+  'grpc.max_concurrent_streams': 256,
+};
+
+/** For every channel. */
+export const CHANNEL_OPTIONS: ChannelOptions = {
+  ...KEEPALIVE,
+  'grpc.enable_http_proxy': 0,
+  'grpc.service_config_disable_resolution': 1,
+  // Connections are made with one certificate for one host, so none is shared.
+  'grpc.use_local_subchannel_pool': 1,
+  // The name is odd, but this is the time limit for connecting.
+  'grpc.min_reconnect_backoff_ms': CONNECT_LIMIT_MS,
+  'grpc.initial_reconnect_backoff_ms': 200,
+  'grpc.max_reconnect_backoff_ms': 2_000,
+  'grpc.max_receive_message_length': 16 * 1024 * 1024,
+};
+
+/**
+ * For channels with TLS: every agent's certificate carries this DNS name; its URI is checked
+ * besides.
+ */
+export const TLS_CHANNEL_OPTIONS: ChannelOptions = { 'grpc.ssl_target_name_override': TLS_NAME };
+
+/** For the channel of one StreamRam. Retries would keep what was sent until the first answer. */
+export const RAM_CHANNEL_OPTIONS: ChannelOptions = {
+  'grpc-node.flow_control_window': RAM_WINDOW_BYTES,
+  'grpc.enable_retries': 0,
+};

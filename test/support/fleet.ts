@@ -1,0 +1,167 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type AgentParts, type RunningAgent, startAgent } from '../../src/agent/agent.js';
+import type { AgentConfig, KernelConfig } from '../../src/agent/config.js';
+import { createLogger } from '../../src/agent/logger.js';
+import type { Migration } from '../../src/gen/drover/v1/migration.js';
+import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
+import { makeTestCertificates, type TestCertificates } from './certificates.js';
+import { freePorts } from './free-ports.js';
+
+/** How the hosts of a test are to be. */
+export interface FleetOptions {
+  /** What a host has instead of this machine's own, by host name. */
+  readonly parts?: (host: string) => AgentParts;
+  readonly kernels?: readonly KernelConfig[];
+  /** A further pool, `common`, whose directory all hosts share. */
+  readonly sharedPool?: boolean;
+  /** Changes to the configuration of a host. */
+  readonly config?: (host: string, config: AgentConfig) => AgentConfig;
+}
+
+/** One host of a test: its agent and a client that speaks to it as an operator. */
+export interface TestHost {
+  readonly name: string;
+  readonly config: AgentConfig;
+  readonly client: AgentClient;
+  /** The folder of its pool `default`. */
+  readonly pool: string;
+  /** What its agent logged, one JSON line each. */
+  readonly log: string[];
+  /** Ends the agent as SIGTERM would; its QEMUs go on. */
+  stop(): Promise<void>;
+  /** Starts it again. */
+  start(): Promise<void>;
+}
+
+/** Whole agents in this process, with real gRPC and mTLS on loopback, in a folder that is removed at the end. */
+export class Fleet implements AsyncDisposable {
+  readonly folder: string;
+  readonly certificates: TestCertificates;
+  readonly #hosts = new Map<string, TestHost>();
+
+  private constructor(folder: string, certificates: TestCertificates) {
+    this.folder = folder;
+    this.certificates = certificates;
+  }
+
+  static async start(names: readonly string[], options: FleetOptions = {}): Promise<Fleet> {
+    const folder = await mkdtemp(join(tmpdir(), 'drover-'));
+    const fleet = new Fleet(folder, await makeTestCertificates());
+    const ports = await freePorts(names.length);
+    const peers = names.map((name, i) => ({ name, address: `127.0.0.1:${ports[i]}` }));
+    for (const name of names) {
+      const config = await fleet.#config(name, peers, options);
+      fleet.#hosts.set(name, await fleet.#host(config, options.parts?.(name) ?? {}));
+    }
+    await Promise.all(names.map((name) => fleet.host(name).start()));
+    return fleet;
+  }
+
+  host(name: string): TestHost {
+    const host = this.#hosts.get(name);
+    if (!host) throw new Error(`There is no host ${name} in this fleet.`);
+    return host;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const host of this.#hosts.values()) {
+      // A guest that a failed test left behind must not outlive it; the folder is gone afterwards.
+      const { domains } = await host.client.domains.listDomains({}).catch(() => ({
+        domains: [] as { spec?: { uuid: string } | undefined; qemuPid: number }[],
+      }));
+      for (const { spec, qemuPid } of domains) {
+        if (!qemuPid) continue;
+        await host.client.domains
+          .stopDomain({ domain: spec?.uuid ?? '', force: true })
+          .catch(() => undefined);
+      }
+      await host.stop();
+      host.client[Symbol.dispose]();
+    }
+    await this.certificates[Symbol.asyncDispose]();
+    await rm(this.folder, { recursive: true, force: true });
+  }
+
+  async #config(
+    host: string,
+    peers: readonly { name: string; address: string }[],
+    options: FleetOptions,
+  ): Promise<AgentConfig> {
+    const home = join(this.folder, host);
+    const pool = join(home, 'pool');
+    const common = join(this.folder, 'common');
+    await mkdir(join(pool, 'images'), { recursive: true });
+    if (options.sharedPool) await mkdir(join(common, 'images'), { recursive: true });
+    const config: AgentConfig = {
+      host,
+      listen: {
+        address: peers.find(({ name }) => name === host)?.address ?? '127.0.0.1:0',
+        unix: join(home, 'drover.sock'),
+      },
+      tls: await this.certificates.host(host),
+      directories: { state: join(home, 'state'), run: join(home, 'run') },
+      data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 } },
+      pools: [
+        { name: 'default', path: pool, shared: false },
+        ...(options.sharedPool ? [{ name: 'common', path: common, shared: true }] : []),
+      ],
+      kernels: options.kernels ?? [],
+      peers: peers.filter(({ name }) => name !== host),
+    };
+    return options.config?.(host, config) ?? config;
+  }
+
+  async #host(config: AgentConfig, parts: AgentParts): Promise<TestHost> {
+    const log: string[] = [];
+    const level = process.env['DROVER_LOG'] ?? 'debug';
+    const stream = { write: (line: string) => void log.push(line) };
+    const logger = createLogger({ host: config.host }, { DROVER_LOG: level }, stream);
+    let agent: RunningAgent | undefined;
+    const client = connectAgent({
+      address: config.listen.address,
+      tls: await this.certificates.operator('test'),
+    });
+    return {
+      name: config.host,
+      config,
+      client,
+      pool: config.pools[0]?.path ?? '',
+      log,
+      start: async () => {
+        agent ??= await startAgent(config, logger, parts);
+      },
+      stop: async () => {
+        await agent?.close();
+        agent = undefined;
+      },
+    };
+  }
+}
+
+/** Moves a domain and answers the last snapshot, whatever the outcome. */
+export async function migrate(
+  source: TestHost,
+  domain: string,
+  destinationHost: string,
+  onChange: (migration: Migration) => void = () => {},
+): Promise<Migration> {
+  const { migration } = await source.client.migrations.startMigration({ domain, destinationHost });
+  return await watchToEnd(source, migration?.migrationId ?? '', onChange);
+}
+
+/** Follows a migration to its end. */
+export async function watchToEnd(
+  host: TestHost,
+  migrationId: string,
+  onChange: (migration: Migration) => void = () => {},
+): Promise<Migration> {
+  let last: Migration | undefined;
+  for await (const { migration } of host.client.migrations.watchMigration({ migrationId })) {
+    last = migration;
+    if (migration) onChange(migration);
+  }
+  if (!last) throw new Error('The watch ended without a migration.');
+  return last;
+}

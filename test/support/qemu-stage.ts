@@ -1,0 +1,179 @@
+import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdir, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { Definition } from '../../src/domain/definitions.js';
+import { QemuIncomingDomain } from '../../src/domain/incoming-domain.js';
+import { launchArguments } from '../../src/domain/launch-arguments.js';
+import { assignPciSlots } from '../../src/domain/pci-slots.js';
+import { QemuDomain } from '../../src/domain/qemu-domain.js';
+import type { LaunchSpec } from '../../src/domain/types.js';
+import { findOnPath } from '../../src/process/binary.js';
+import { DetachedLauncher } from '../../src/process/detached-launcher.js';
+import { QemuProcess } from '../../src/process/qemu-process.js';
+import type { Transcript } from '../../src/qmp/client.js';
+import { type DomainSpec, parseDomainSpec } from '../../src/spec/domain-spec.js';
+import { createBootSectorImage } from './blocks.js';
+import { SerialLog } from './serial-log.js';
+
+const MIB = 1024 ** 2;
+
+/** What a test says of its domain; the rest is small and quick to boot. */
+export interface StageSpec {
+  readonly machine?: 'q35' | 'pc';
+  readonly disks?: readonly object[];
+  readonly transcript?: Transcript;
+}
+
+/** One QEMU on the stage, with its images and its serial console. */
+export interface Actor {
+  readonly process: QemuProcess;
+  readonly directory: string;
+  readonly serial: SerialLog;
+  readonly imagePath: (diskId: string) => string;
+}
+
+/** Two QEMUs without agents: a source that runs the boot-sector guest, and twins made for it. */
+export class QemuStage implements AsyncDisposable {
+  readonly spec: DomainSpec;
+  readonly problems: string[] = [];
+  readonly #directory: string;
+  readonly #binary: string;
+  readonly #transcript: Transcript | undefined;
+  readonly #actors: Actor[] = [];
+
+  private constructor(directory: string, binary: string, options: StageSpec) {
+    this.#directory = directory;
+    this.#binary = binary;
+    this.#transcript = options.transcript;
+    this.spec = parseDomainSpec({
+      name: 'mover',
+      uuid: randomUUID(),
+      memoryBytes: 64 * MIB,
+      machine: options.machine ?? 'q35',
+      accelerator: 'tcg',
+      serial: { type: 'file' },
+      disks: options.disks ?? [{ id: 'root', sizeBytes: 16 * MIB, cache: 'writethrough' }],
+    });
+  }
+
+  static async open(options: StageSpec = {}): Promise<QemuStage> {
+    const binary = await findOnPath('qemu-system-x86_64');
+    if (binary === undefined) throw new Error('There is no qemu-system-x86_64 on PATH.');
+    return new QemuStage(await mkdtemp(join(tmpdir(), 'drover-stage-')), binary, options);
+  }
+
+  get definition(): Definition {
+    return {
+      spec: this.spec,
+      cpu: { model: 'qemu64', features: {}, properties: {} },
+      pciSlots: assignPciSlots(this.spec),
+      kernelSha256: '',
+      ownerHost: 'here',
+      generation: 1,
+      process: undefined,
+      taps: [],
+      handover: undefined,
+    };
+  }
+
+  /** Starts a QEMU with new images; the first disk of a source can be booted from. */
+  async start(name: string, mode: 'stopped' | 'incoming'): Promise<Actor> {
+    const directory = join(this.#directory, name);
+    await mkdir(directory, { mode: 0o700 });
+    const shared = this.spec.disks.filter((disk) => disk.shared).map(({ id }) => id);
+    const imagePath = (diskId: string) =>
+      join(shared.includes(diskId) ? this.#directory : directory, `${diskId}.img`);
+    for (const [index, disk] of this.spec.disks.entries()) {
+      const path = imagePath(disk.id);
+      if (disk.shared && mode === 'incoming') continue;
+      if (mode === 'stopped' && index === 0) await createBootSectorImage(path, disk.sizeBytes);
+      else await makeImage(path, disk.format, disk.sizeBytes);
+    }
+    const serialPath = join(directory, 'serial.log');
+    const places = {
+      images: Object.fromEntries(
+        this.spec.disks.map(({ id, format }) => [
+          id,
+          { driver: 'file' as const, path: imagePath(id), format },
+        ]),
+      ),
+      kernel: undefined,
+      serialPath,
+      taps: {},
+    };
+    const process = await QemuProcess.start(
+      new DetachedLauncher(),
+      {
+        binary: this.#binary,
+        uuid: this.spec.uuid,
+        name: this.spec.name,
+        directory,
+        argv: launchArguments(this.definition, places, mode),
+      },
+      this.#transcript ? { transcript: this.#transcript } : {},
+    );
+    const actor = { process, directory, serial: SerialLog.file(serialPath, name), imagePath };
+    this.#actors.push(actor);
+    return actor;
+  }
+
+  /** The running source as the flow sees it. */
+  domain(actor: Actor): QemuDomain {
+    return new QemuDomain({
+      process: actor.process,
+      definition: this.definition,
+      directory: actor.directory,
+      retire: async () => {
+        await actor.process.quit();
+      },
+      report: (step, error) => this.problems.push(`could not ${step}: ${error}`),
+    });
+  }
+
+  /** A twin as the flow sees it. */
+  incoming(actor: Actor, launchSpec: LaunchSpec): QemuIncomingDomain {
+    const sizes = launchSpec.disks.map(async ({ diskId }) => [
+      diskId,
+      (await stat(actor.imagePath(diskId))).blocks * 512,
+    ]);
+    return new QemuIncomingDomain({
+      process: actor.process,
+      request: {
+        launchSpec,
+        migrationId: randomUUID(),
+        attempt: 1,
+        generation: 2,
+        sourceHost: 'here',
+      },
+      directory: actor.directory,
+      data: { address: '127.0.0.1', ports: [49_600, 49_699] as const },
+      own: async () => undefined,
+      allocated: async () => Object.fromEntries(await Promise.all(sizes)),
+      discard: async () => {
+        await actor.process.kill();
+      },
+      keep: () => undefined,
+      report: (step, error) => this.problems.push(`could not ${step}: ${error}`),
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { process, serial } of this.#actors) {
+      serial[Symbol.dispose]();
+      await process.kill();
+    }
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+}
+
+async function makeImage(path: string, format: string, sizeBytes: number): Promise<void> {
+  if (format === 'raw') {
+    await writeFile(path, '');
+    await truncate(path, sizeBytes);
+  } else {
+    await promisify(execFile)('qemu-img', ['create', '-q', '-f', format, path, String(sizeBytes)]);
+  }
+}
