@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * Three projects by cost. `fast` (unit and flow) never starts a real QEMU. `qemu` does, under TCG, and runs
- * one file at a time because every guest wants a core for itself.
+ * one file at a time because every guest wants a core for itself; `qemu` begins when `fast` has ended.
  */
 export default defineConfig({
   test: {
@@ -11,6 +11,7 @@ export default defineConfig({
         test: {
           name: 'fast',
           include: ['test/unit/**/*.test.ts', 'test/flow/**/*.test.ts', 'test/tidy.test.ts'],
+          sequence: { groupOrder: 0 },
           testTimeout: 20_000,
           hookTimeout: 20_000,
         },
@@ -19,6 +20,7 @@ export default defineConfig({
         test: {
           name: 'qemu',
           include: ['test/qemu/**/*.test.ts'],
+          sequence: { groupOrder: 1 },
           testTimeout: 120_000,
           hookTimeout: 120_000,
           fileParallelism: false,

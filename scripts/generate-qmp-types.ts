@@ -18,7 +18,10 @@ interface Version {
   readonly micro: number;
 }
 
-/** Asks the QEMU on PATH for its schema. Speaks QMP by hand, because the client needs the types made here. */
+/**
+ * Asks the QEMU on PATH for its schema. Speaks QMP by hand, because the client needs the types made
+ * here.
+ */
 async function dumpSchema(): Promise<{ version: string; schema: readonly SchemaEntity[] }> {
   const qemu = spawn(
     'qemu-system-x86_64',
@@ -61,7 +64,8 @@ const { version, schema } = await dumpSchema();
 const used = JSON.parse(readFileSync(USED, 'utf8')) as UsedQmp;
 const types = new QmpTypeRenderer(schema, used).render(version);
 if (process.argv.includes('--check')) {
-  // Another QEMU has another schema, which is no drift of ours: only the version in the header is compared.
+  // Another QEMU has another schema, which is no drift of ours: only the version in the header is
+  // compared.
   const committed = readFileSync(TYPES, 'utf8');
   const same = committed === types;
   const comparable = committed.split('\n')[0] === types.split('\n')[0];

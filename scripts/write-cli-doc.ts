@@ -33,7 +33,10 @@ function titleOf(command: Command): string {
   return command.parent ? `drover ${command.name()}` : 'drover';
 }
 
-/** The whole help, with the texts that commander keeps apart; the options of all commands stand once. */
+/**
+ * The whole help, with the texts that commander keeps apart; the options of all commands stand
+ * once.
+ */
 function helpOf(command: Command): string {
   let text = '';
   command.configureOutput({ writeOut: (part) => (text += part) });

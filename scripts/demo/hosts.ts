@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,6 +18,7 @@ import {
 } from '../certificates.js';
 import type { LinuxGuest } from '../guest/linux-guest.js';
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** One host of the demo: an agent as a process of its own, as on a real host. */
@@ -26,6 +28,20 @@ export interface DemoHost {
   readonly client: AgentClient;
   /** The folder of its only pool. */
   readonly pool: string;
+  /** What its agent keeps. */
+  readonly stateDirectory: string;
+  /** A folder for each QEMU. */
+  readonly runDirectory: string;
+  /** The process of its agent. */
+  readonly agentPid: number;
+}
+
+/** How the agents are started. */
+export interface DemoOptions {
+  /** A module that each agent loads before itself. */
+  readonly preload?: string;
+  /** Added to the environment of an agent; `folder` is the one of all hosts. */
+  readonly environment?: (host: string, folder: string) => NodeJS.ProcessEnv;
 }
 
 /** Two hosts on loopback, in a folder that is removed at the end. */
@@ -33,14 +49,22 @@ export class DemoHosts implements AsyncDisposable {
   readonly folder: string;
   readonly #agents: ChildProcess[] = [];
   readonly #hosts: DemoHost[] = [];
+  readonly #options: DemoOptions;
 
-  private constructor(folder: string) {
+  private constructor(folder: string, options: DemoOptions) {
     this.folder = folder;
+    this.#options = options;
+    for (const signal of SIGNALS) process.once(signal, this.#onSignal);
+    process.once('exit', this.#onExit);
   }
 
   /** Makes certificates and configurations and starts the agents. */
-  static async start(names: readonly string[], guest: LinuxGuest): Promise<DemoHosts> {
-    const hosts = new DemoHosts(await mkdtemp(join(tmpdir(), 'drover-demo-')));
+  static async start(
+    names: readonly string[],
+    guest: LinuxGuest,
+    options: DemoOptions = {},
+  ): Promise<DemoHosts> {
+    const hosts = new DemoHosts(await mkdtemp(join(tmpdir(), 'drover-demo-')), options);
     try {
       await hosts.#start(names, guest);
       return hosts;
@@ -61,6 +85,7 @@ export class DemoHosts implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
     for (const { client } of this.#hosts) {
       await stopDomains(client);
       client[Symbol.dispose]();
@@ -72,8 +97,21 @@ export class DemoHosts implements AsyncDisposable {
         await once(agent, 'exit');
       }),
     );
+    process.off('exit', this.#onExit);
     await rm(this.folder, { recursive: true, force: true });
   }
+
+  // QEMUs outlive their agents by design, so this process must not end without ending them.
+  readonly #onExit = (): void => {
+    for (const agent of this.#agents) agent.kill('SIGKILL');
+    for (const { runDirectory } of this.#hosts) killQemus(runDirectory);
+  };
+
+  readonly #onSignal = (): void => {
+    process.exitCode = 130;
+    const bye = () => process.exit();
+    this[Symbol.asyncDispose]().then(bye, bye);
+  };
 
   async #start(names: readonly string[], guest: LinuxGuest): Promise<void> {
     const certificates = join(this.folder, 'certs');
@@ -109,19 +147,27 @@ export class DemoHosts implements AsyncDisposable {
       };
       const file = join(home, 'agent.yaml');
       await writeFile(file, stringify(config));
-      await this.#startAgent(file, join(home, 'agent.log'));
+      const agentPid = await this.#startAgent(name, file, join(home, 'agent.log'));
       const client = connectAgent({ address: peers[i]?.address ?? '', tls: operator });
-      this.#hosts.push({ name, port: ports[i] ?? 0, client, pool });
+      const port = ports[i] ?? 0;
+      const { state: stateDirectory, run: runDirectory } = config.directories;
+      this.#hosts.push({ name, port, client, pool, stateDirectory, runDirectory, agentPid });
     }
   }
 
   // The agent says on stdout when it is ready; an agent that ends instead has said why on stderr.
-  async #startAgent(config: string, logFile: string): Promise<void> {
+  async #startAgent(host: string, config: string, logFile: string): Promise<number> {
     await using log = await open(logFile, 'a');
     const main = join(CHECKOUT, 'src/main.ts');
-    const agent = spawn(process.execPath, ['--import', 'tsx', main, 'agent', '--config', config], {
+    const { preload, environment } = this.#options;
+    const imports = ['tsx', ...(preload === undefined ? [] : [preload])];
+    const argv = [...imports.flatMap((name) => ['--import', name]), main, 'agent'];
+    const agent = spawn(process.execPath, [...argv, '--config', config], {
       cwd: CHECKOUT,
+      env: { ...process.env, ...environment?.(host, this.folder) },
       stdio: ['ignore', 'pipe', log.fd],
+      // The terminal's Ctrl-C is for this process, which ends the domains while the agents still answer.
+      detached: true,
     });
     this.#agents.push(agent);
     const lines = createInterface({ input: agent.stdout as NodeJS.ReadableStream });
@@ -131,6 +177,21 @@ export class DemoHosts implements AsyncDisposable {
     });
     await Promise.race([ready, ended]);
     ended.catch(() => undefined);
+    return agent.pid ?? 0;
+  }
+}
+
+/** Kills every QEMU that has a pid file below a folder and that folder in its command line. */
+function killQemus(runDirectory: string): void {
+  if (!existsSync(runDirectory)) return;
+  for (const uuid of readdirSync(runDirectory)) {
+    try {
+      const pid = Number(readFileSync(join(runDirectory, uuid, 'qemu.pid'), 'utf8'));
+      if (!readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(runDirectory)) continue;
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has gone by itself.
+    }
   }
 }
 

@@ -39,12 +39,20 @@ export interface Move {
   readonly guestGapMs: number;
 }
 
+/** What a move is asked for with; the agent's defaults else. */
+export interface MoveSettings {
+  readonly downtimeLimitMs?: number;
+}
+
 /** What was found when everything was counted. */
 export interface Verdict {
   readonly ackedWrites: number;
   readonly heartbeats: number;
   readonly lostWrites: number;
   readonly doubleRun: boolean;
+  /** Numbers that came a second time, and numbers that never came. */
+  readonly repeats: number;
+  readonly gaps: number;
   /** Everything that is wrong, in words; empty when nothing is. */
   readonly faults: readonly string[];
 }
@@ -59,10 +67,13 @@ export class BusyGuest implements Disposable {
     this.#host = host;
   }
 
-  /** Creates the domain on a host and starts it; resolves when the guest works. */
-  static async start(host: DemoHost): Promise<BusyGuest> {
+  /**
+   * Creates the domain on a host and starts it; resolves when the guest works. Other domains must be
+   * named `busy` as well.
+   */
+  static async start(host: DemoHost, yaml = BUSY_DOMAIN): Promise<BusyGuest> {
     const guest = new BusyGuest(host);
-    const spec = parseDomainFile(BUSY_DOMAIN, 'busy.yaml');
+    const spec = parseDomainFile(yaml, 'busy.yaml');
     await host.client.domains.createDomain({
       spec: DomainSpec.fromPartial(spec as DeepPartial<DomainSpec>),
     });
@@ -82,13 +93,24 @@ export class BusyGuest implements Disposable {
     await this.#logs.get(this.#host.name)?.waitForWrites(writes, WAIT);
   }
 
+  /** Resolves when it has written all of the memory that it works on. */
+  async fillMemory(): Promise<void> {
+    const isRound = (line: string) => line.startsWith('R ') || undefined;
+    await this.#logs.get(this.#host.name)?.waitFor('round of memory', isRound, WAIT);
+  }
+
   /** Moves it and waits until it has been heard of over there. */
-  async move(to: DemoHost, onChange: (migration: Migration) => void): Promise<Move> {
+  async move(
+    to: DemoHost,
+    onChange: (migration: Migration) => void = () => {},
+    settings: MoveSettings = {},
+  ): Promise<Move> {
     const from = this.#host;
     const serial = join(to.pool, '..', 'state', 'domains');
     const { migration: accepted } = await from.client.migrations.startMigration({
       domain: 'busy',
       destinationHost: to.name,
+      ...settings,
     });
     const migrationId = accepted?.migrationId ?? '';
     // Followed before the guest arrives, so that its first line is stamped when it comes.
@@ -121,6 +143,8 @@ export class BusyGuest implements Disposable {
     if (segment) this.#segments.push(segment);
     const ledger = new Ledger(this.#segments);
     const faults = ledger.clean ? [] : [ledger.describeFaults()];
+    const strays = [...this.#logs.values()].flatMap((log) => log.cut().lines);
+    if (strays.length > 0) faults.push(`${strays.length} lines where the guest was not any more`);
     let lostWrites = 0;
     for (const { id, format } of domain?.spec?.disks ?? []) {
       const path = join(pool, domain?.spec?.uuid ?? '', `${id}.${format}`);
@@ -133,9 +157,23 @@ export class BusyGuest implements Disposable {
       ackedWrites: ledger.ackedWrites,
       heartbeats: ledger.heartbeats,
       lostWrites,
-      doubleRun: ledger.repeats.length > 0,
+      doubleRun: ledger.repeats.length + strays.length > 0,
+      repeats: ledger.repeats.length,
+      gaps: ledger.gaps.length,
       faults,
     };
+  }
+
+  /** Removes the domain, which was judged, from the host where it is and its tombstones from the others. */
+  async remove(hosts: readonly DemoHost[]): Promise<void> {
+    // The folders that it follows go.
+    this[Symbol.dispose]();
+    for (const { name, client } of hosts) {
+      const { domains } = await client.domains.listDomains({});
+      if (domains.length === 0) continue;
+      const tombstone = name !== this.#host.name;
+      await client.domains.deleteDomain({ domain: 'busy', tombstone });
+    }
   }
 
   [Symbol.dispose](): void {

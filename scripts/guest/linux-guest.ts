@@ -76,7 +76,7 @@ exec /writer
 /**
  * The folder that holds what set-up fetched and built: `DROVER_CACHE`, or `.cache` in the checkout.
  */
-function cacheFolder(): string {
+export function cacheFolder(): string {
   return process.env['DROVER_CACHE'] ?? join(CHECKOUT, '.cache');
 }
 

@@ -21,7 +21,7 @@ export function configSchema(folder: string) {
   const path = pathIn(folder);
   const hostName = text(
     HOST_NAME,
-    'must be the name of a host: a letter or a digit, then up to 62 letters, digits, `.`, `_` or `-`',
+    'must be the name of a host: up to 63 letters, digits, `.`, `_` or `-`, not first a sign',
   );
   const name = text(CATALOGUE_NAME, 'must be a name: letters, digits, `_`, `.`, `+` or `-`');
   const listen = z.strictObject(
@@ -119,7 +119,7 @@ function shortPath(path: ReturnType<typeof pathIn>, limitBytes: number) {
     if (bytes <= limitBytes) return;
     context.addIssue({
       code: 'custom',
-      message: `must be a path of at most ${limitBytes} bytes, because of unix sockets; ${quote(value)} has ${bytes}`,
+      message: `must be a path of at most ${limitBytes} bytes, not ${bytes}, for unix sockets`,
     });
   });
 }

@@ -26,8 +26,8 @@ export interface AgentConfig {
   };
   readonly data: {
     /**
-     * The host or IP address at which other hosts reach the data ports of this one. Default: the host
-     * of `listen.address`; must be said where that is 0.0.0.0 or ::.
+     * The host or IP address at which other hosts reach the data ports of this one. Default: the
+     * host of `listen.address`; must be said where that is 0.0.0.0 or ::.
      */
     readonly address: string;
     /** The ports that disks arrive on, both ends included. Default: 49500 to 49599. */
@@ -40,13 +40,13 @@ export interface AgentConfig {
 }
 
 /** Ports from `first` to `last`, both included. */
-export interface PortRange {
+interface PortRange {
   readonly first: number;
   readonly last: number;
 }
 
 /** A directory for images. */
-export interface PoolConfig {
+interface PoolConfig {
   readonly name: string;
   readonly path: string;
   /** Whether the same directory is there on other hosts. Default: false. */
@@ -64,7 +64,7 @@ export interface KernelConfig {
 }
 
 /** Another host. */
-export interface PeerConfig {
+interface PeerConfig {
   readonly name: string;
   /** `host:port` */
   readonly address: string;

@@ -11,8 +11,8 @@ interface Ready {
 }
 
 /**
- * Runs the agent of a configuration file until SIGTERM or SIGINT, then ends it with time for calls in
- * progress. A second signal ends the process at once. QEMU processes stay either way.
+ * Runs the agent of a configuration file until SIGTERM or SIGINT, then ends it with time for calls
+ * in progress. A second signal ends the process at once. QEMU processes stay either way.
  *
  * @throws ReasonedError `CONFIG_INVALID`, or what kept the agent from starting
  */

@@ -9,8 +9,8 @@ const DEFAULT_AGENT = 'unix:/run/drover/drover.sock';
 /**
  * Prepares calls to the agent that options, environment or default name, in this order.
  *
- * @throws ReasonedError `REQUEST_INVALID` for an address that is none, `CONFIG_INVALID` where the certificate
- *   cannot be used
+ * @throws ReasonedError `REQUEST_INVALID` for an address that is none, `CONFIG_INVALID` where the
+ *   certificate cannot be used
  */
 export function connect(
   options: GlobalOptions,

@@ -44,9 +44,8 @@ function ramFigures(migration: Migration): string[] {
   if (!ram) return [];
   const figures = [
     `RAM pass ${ram.pass}`,
-    `${formatSize(ram.transferredBytes)} sent`,
     `${formatSize(ram.remainingBytes)} left`,
-    `guest dirties ${formatSize(ram.dirtyBytesPerS)}/s`,
+    `dirtied ${formatSize(ram.dirtyBytesPerS)}/s`,
   ];
   if (ram.expectedDowntimeMs > 0) {
     figures.push(`expected downtime ${formatDuration(ram.expectedDowntimeMs)}`);

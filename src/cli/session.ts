@@ -21,14 +21,14 @@ export interface CliEnvironment {
 }
 
 /** What `drover agent` tells the agent. */
-export interface AgentSettings {
+interface AgentSettings {
   readonly configFile: string;
   /** Told when the agent listens. */
   readonly onReady: (ready: AgentReady) => void;
 }
 
 /** Where an agent listens. */
-export interface AgentReady {
+interface AgentReady {
   readonly host: string;
   readonly address: string;
   readonly unix: string;

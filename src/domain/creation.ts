@@ -20,8 +20,8 @@ export interface Creation {
 }
 
 /**
- * Checks a spec against the host and fixes what it leaves open: UUID, machine version, CPU features, MAC
- * addresses, sizes, PCI slots. Nothing is made yet.
+ * Checks a spec against the host and fixes what it leaves open: UUID, machine version, CPU
+ * features, MAC addresses, sizes, PCI slots. Nothing is made yet.
  *
  * @throws DomainError with everything that is wrong, what was in `refusals` before included
  */
@@ -50,7 +50,8 @@ export async function planCreation(
     uuid,
     machine,
     disks,
-    // A kernel of the same name may have other arguments elsewhere; the guest keeps those of its creation.
+    // A kernel of the same name may have other arguments elsewhere; the guest keeps those of its
+    // creation.
     kernelArguments: [kernel?.arguments, spec.kernelArguments].filter(Boolean).join(' '),
     nics: spec.nics.map((nic) => ({ ...nic, mac: nic.mac || randomMac() })),
   };
@@ -80,7 +81,8 @@ async function findImage(
   const { image, imageFormat } = disk;
   const pool = resources.pools.find(({ name }) => name === disk.pool);
   if (image === '' || imageFormat === '' || !pool) return undefined;
-  // What is wrong with a read-only disk's image is among the requirements, which are checked at every start.
+  // What is wrong with a read-only disk's image is among the requirements, which are checked at
+  // every start.
   const quiet = disk.readOnly
     ? pool.catalogueImage(image, imageFormat, options).catch(() => undefined)
     : undefined;
@@ -88,7 +90,7 @@ async function findImage(
   return refusals.check(`disks[${index}].image`, async () => {
     const from = await pool.catalogueImage(image, imageFormat, options);
     if (disk.sizeBytes > 0 && disk.sizeBytes < from.sizeBytes) {
-      const message = `the disk ${disk.id} would have ${disk.sizeBytes} bytes, and its image has ${from.sizeBytes}`;
+      const message = `the image of ${disk.id} has ${from.sizeBytes} bytes, more than the disk`;
       refusals.add('SPEC_INVALID', `disks[${index}].sizeBytes`, message);
     }
     return from;

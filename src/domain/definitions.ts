@@ -16,7 +16,7 @@ export interface FixedCpu {
 }
 
 /** The last record of a migration that gives, or may have given, the domain to another host. */
-export interface Handover {
+interface Handover {
   readonly migrationId: string;
   readonly record: string;
   readonly peer: string;
@@ -106,8 +106,9 @@ const incomingSchema = z.object({
 });
 
 /**
- * The durable definitions of a host's domains, one folder each under `<state>/domains/<uuid>`. Every write is on
- * stable storage when its promise resolves; owner and generation in it decide who may run the domain.
+ * The durable definitions of a host's domains, one folder each under `<state>/domains/<uuid>`.
+ * Every write is on stable storage when its promise resolves; owner and generation in it decide who
+ * may run the domain.
  */
 export class Definitions {
   readonly #directory: string;
@@ -116,7 +117,10 @@ export class Definitions {
     this.#directory = join(stateDirectory, 'domains');
   }
 
-  /** The folder of a domain, which also holds what should outlive its QEMU. It goes with the last record. */
+  /**
+   * The folder of a domain, which also holds what should outlive its QEMU. It goes with the last
+   * record.
+   */
   folder(uuid: string): string {
     return join(this.#directory, uuid);
   }
@@ -144,8 +148,8 @@ export class Definitions {
   }
 
   /**
-   * Reads everything. A file that cannot be understood is reported and left alone: its domain is not shown, and nothing
-   * of it is touched.
+   * Reads everything. A file that cannot be understood is reported and left alone: its domain is
+   * not shown, and nothing of it is touched.
    */
   async readAll(onProblem: (path: string, error: unknown) => void): Promise<StoredDomain[]> {
     await mkdir(this.#directory, { recursive: true, mode: 0o700 });

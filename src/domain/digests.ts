@@ -24,7 +24,10 @@ export async function fileSha256(
   return sha256;
 }
 
-/** The digest of a kernel as a launch spec carries it: of the kernel and its initial RAM disk, joined by `+`. */
+/**
+ * The digest of a kernel as a launch spec carries it: of the kernel and its initial RAM disk,
+ * joined by `+`.
+ */
 export async function kernelSha256(
   kernel: Kernel,
   options: { readonly signal?: AbortSignal } = {},

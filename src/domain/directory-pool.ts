@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { lstat, mkdir, open, readdir, rename, rm, statfs, unlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { ImageTool } from '../process/qemu-img.js';
 import type { ImageFormat } from '../spec/domain-spec.js';
 import { formatSize } from '../util/bytes.js';
@@ -13,7 +13,10 @@ import type { PoolFacts, WaitOptions } from './types.js';
 /** A directory to use as a pool. */
 export interface DirectoryPoolSettings {
   readonly name: string;
-  /** Absolute, and there already: a pool whose file system is not mounted must not be made anew below it. */
+  /**
+   * Absolute, and there already: a pool whose file system is not mounted must not be made anew
+   * below it.
+   */
   readonly path: string;
   readonly shared: boolean;
 }
@@ -24,8 +27,8 @@ const TOMBSTONES = '.tombstones';
 const FLOOR_LIMIT_BYTES = 64 * 1024 ** 2;
 
 /**
- * A pool of image files: `<pool>/<domain uuid>/<disk id>.<format>`, the catalogue in `images/`, and what a
- * migration leaves behind in `.tombstones/<domain uuid>-g<generation>/`.
+ * A pool of image files: `<pool>/<domain uuid>/<disk id>.<format>`, the catalogue in `images/`, and
+ * what a migration leaves behind in `.tombstones/<domain uuid>-g<generation>/`.
  */
 export class DirectoryPool implements Pool {
   readonly name: string;
@@ -44,7 +47,11 @@ export class DirectoryPool implements Pool {
     this.directIo = directIo;
   }
 
-  /** Opens a pool and makes its folders. @throws DomainError `POOL_MISSING` where the directory cannot be used */
+  /**
+   * Opens a pool and makes its folders.
+   *
+   * @throws DomainError `DISK_TARGET_MISSING` where the directory cannot be used
+   */
   static async open(settings: DirectoryPoolSettings, images: ImageTool): Promise<DirectoryPool> {
     try {
       if (!(await lstat(settings.path)).isDirectory()) throw new Error('it is not a directory');
@@ -54,7 +61,7 @@ export class DirectoryPool implements Pool {
       return new DirectoryPool(settings, images, await probeDirectIo(settings.path));
     } catch (cause) {
       throw new DomainError(
-        'POOL_MISSING',
+        'DISK_TARGET_MISSING',
         `The directory ${settings.path} of the pool ${settings.name} cannot be used.`,
         {
           cause,
@@ -76,15 +83,17 @@ export class DirectoryPool implements Pool {
   }
 
   async reserve(uuid: string, sizeBytes: number): Promise<Reservation> {
-    // Entered before anything is awaited, so that two callers at once cannot be promised the same bytes.
+    // Entered before anything is awaited, so that two callers at once cannot be promised the same
+    // bytes.
     const entry = { uuid, sizeBytes };
     this.#reservations.add(entry);
     const availableBytes = await this.#availableBytes(entry);
     if (sizeBytes > availableBytes) {
       this.#reservations.delete(entry);
+      const [left, needed] = [formatSize(availableBytes), formatSize(sizeBytes)];
       throw new DomainError(
         'DISK_NO_SPACE',
-        `The pool ${this.name} has ${formatSize(availableBytes)} left; ${formatSize(sizeBytes)} are needed.`,
+        `The pool ${this.name} has ${left} left; ${needed} are needed.`,
         { facts: { pool: this.name, required_bytes: sizeBytes, available_bytes: availableBytes } },
       );
     }
@@ -228,6 +237,7 @@ export class DirectoryPool implements Pool {
     try {
       await using file = await open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
       await file.truncate(sizeBytes);
+      await syncDirectory(dirname(path));
     } catch (cause) {
       throw this.#ioError(`The image ${path} could not be made`, cause);
     }
@@ -249,7 +259,7 @@ export class DirectoryPool implements Pool {
 }
 
 /** Storage that a file takes; 0 for one that is not there. */
-export async function allocatedBytes(path: string): Promise<number> {
+async function allocatedBytes(path: string): Promise<number> {
   const status = await lstat(path).catch(() => undefined);
   return status ? status.blocks * 512 : 0;
 }
@@ -260,7 +270,8 @@ async function folderBytes(path: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-// Names reach this layer checked already; a path that leaves the pool would be so bad that it is checked again.
+// Names reach this layer checked already; a path that leaves the pool would be so bad that it is
+// checked again.
 function assertPlainName(name: string): string {
   if (/^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/.test(name)) return name;
   throw new DomainError('REQUEST_INVALID', `${JSON.stringify(name)} is not a plain file name.`);

@@ -25,13 +25,7 @@ export class QemuFaults implements Disposable {
     this.#process = process;
     this.#side = side;
     this.#shutdown = process.qmp.listen('SHUTDOWN');
-    const lifetime = new AbortController();
-    void this.#shutdown.next({ signal: lifetime.signal }).then(
-      () => {
-        this.#guestStopped = true;
-      },
-      () => undefined,
-    );
+    void this.#listen();
   }
 
   /** Makes the error that a caller gets; `doing` completes the sentence "... while <doing>". */
@@ -89,5 +83,19 @@ export class QemuFaults implements Disposable {
 
   [Symbol.dispose](): void {
     this.#shutdown[Symbol.dispose]();
+  }
+
+  /** A guest's own power-off is told apart from somebody who ends QEMU. */
+  async #listen(): Promise<void> {
+    const signal = new AbortController().signal;
+    await this.#shutdown
+      .next(({ data }) => data.guest, { signal })
+      .then(
+        () => {
+          this.#guestStopped = true;
+        },
+        // The listener has ended, and with it all that can be heard.
+        () => undefined,
+      );
   }
 }

@@ -23,7 +23,8 @@ export function fixCpu({
 /**
  * Writes the value of `-cpu`. With `enforce` QEMU starts this very CPU or refuses.
  *
- * @throws DomainError `REQUEST_INVALID` where a part, which may come from another host, is no plain name or value
+ * @throws DomainError `REQUEST_INVALID` where a part, which may come from another host, is no plain
+ * name or value
  */
 export function cpuArgument(cpu: FixedCpu): string {
   const settings = [

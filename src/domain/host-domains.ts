@@ -2,7 +2,7 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { checkDomainSpec } from '../spec/domain-spec.js';
 import { UndoStack } from '../util/undo-stack.js';
 import { planCreation } from './creation.js';
-import { Definitions } from './definitions.js';
+import { Definitions, type StoredDomain } from './definitions.js';
 import { DomainError } from './errors.js';
 import { HostResources } from './host-resources.js';
 import type { HostSettings } from './host-settings.js';
@@ -12,7 +12,7 @@ import { type IncomingBooks, startIncoming } from './incoming-start.js';
 import type { DomainTools } from './launch.js';
 import { reattach } from './reattach.js';
 import { Refusals } from './refusals.js';
-import { describeComing, Roster } from './roster.js';
+import { describeComing, type Expected, Roster } from './roster.js';
 import type {
   Domain,
   DomainInfo,
@@ -40,8 +40,8 @@ export class HostDomains implements DomainManager {
   }
 
   /**
-   * Opens the domains of this host and finds those again that run. A definition that cannot be understood is logged and
-   * left alone.
+   * Opens the domains of this host and finds those again that run. A definition that cannot be
+   * understood is logged and left alone.
    */
   static async open(
     settings: HostSettings,
@@ -54,19 +54,8 @@ export class HostDomains implements DomainManager {
     const signal = options.signal ?? new AbortController().signal;
     const report = (path: string, error: unknown) =>
       log.error({ err: error, path }, 'a domain could not be read');
-    for (const stored of await domains.#tools.definitions.readAll(report)) {
-      try {
-        const domain = await reattach(stored, domains.#tools, { signal });
-        if (domain) domains.#roster.add(domain);
-      } catch (error) {
-        signal.throwIfAborted();
-        log.error({ err: error, uuid: stored.uuid }, 'a domain could not be found again');
-        if (!stored.definition) continue;
-        const domain = new HostedDomain(stored.definition, domains.#tools);
-        domain.ownership.silence = 'the agent could not find out whether it runs; see its log.';
-        domains.#roster.add(domain);
-      }
-    }
+    const stored = await domains.#tools.definitions.readAll(report);
+    await Promise.all(stored.map((one) => domains.#reopen(one, signal)));
     return domains;
   }
 
@@ -145,11 +134,11 @@ export class HostDomains implements DomainManager {
   claim(nameOrUuid: string, migrationId: string): Domain {
     const coming = this.#roster.findComing(nameOrUuid);
     if (coming) {
-      const { sourceHost } = coming;
+      const { sourceHost, migrationId: other } = coming.coming;
       throw new DomainError(
         'DOMAIN_NOT_RUNNING',
         `The domain ${nameOrUuid} is just coming from ${sourceHost}.`,
-        { facts: { owner_host: sourceHost, migration_id: coming.migrationId } },
+        { facts: { owner_host: sourceHost, migration_id: other } },
       );
     }
     return this.#roster.find(nameOrUuid).claim(migrationId);
@@ -174,9 +163,13 @@ export class HostDomains implements DomainManager {
     const refusals = new Refusals();
     this.#roster.checkArrival(request, refusals);
     // A domain that is refused for being here must not seem to come as well.
-    const forget = refusals.empty ? this.#roster.expect({ spec, coming: request }) : () => {};
+    const expected: Expected = { spec, coming: request };
+    const forget = refusals.empty ? this.#roster.expect(expected) : () => {};
     const books: IncomingBooks = {
       earlier: this.#roster.get(spec.uuid)?.definition,
+      started: (pid) => {
+        expected.qemuPid = pid;
+      },
       gone: () => {
         forget();
         this.#changed(spec.uuid);
@@ -200,6 +193,20 @@ export class HostDomains implements DomainManager {
   async close(): Promise<void> {
     await Promise.all(this.#background);
     await Promise.all(this.#roster.domains.map((domain) => domain.release()));
+  }
+
+  async #reopen(stored: StoredDomain, signal: AbortSignal): Promise<void> {
+    try {
+      const domain = await reattach(stored, this.#tools, { signal });
+      if (domain) this.#roster.add(domain);
+    } catch (error) {
+      signal.throwIfAborted();
+      this.#settings.log.error({ err: error, uuid: stored.uuid }, 'could not find a domain again');
+      if (!stored.definition) return;
+      const domain = new HostedDomain(stored.definition, this.#tools);
+      domain.ownership.silence = 'the agent could not find out whether it runs; see its log.';
+      this.#roster.add(domain);
+    }
   }
 
   #inBackground(what: string, work: () => Promise<void>): void {

@@ -32,11 +32,11 @@ export class HostResources {
     this.#kernels = new Map(settings.kernels.map((kernel) => [kernel.name, kernel]));
   }
 
-  /** @throws DomainError `POOL_MISSING` */
+  /** @throws DomainError `DISK_TARGET_MISSING` */
   pool(name: string): Pool {
     const pool = this.#pools.get(name);
     if (pool) return pool;
-    throw new DomainError('POOL_MISSING', `${this.settings.host} has no pool ${name}.`, {
+    throw new DomainError('DISK_TARGET_MISSING', `${this.settings.host} has no pool ${name}.`, {
       facts: { pool: name },
     });
   }
@@ -57,7 +57,7 @@ export class HostResources {
   /**
    * Where a disk's image is: a file of the catalogue for a read-only disk, else the domain's own.
    *
-   * @throws DomainError `POOL_MISSING`, `MEDIA_MISSING`
+   * @throws DomainError `DISK_TARGET_MISSING`, `MEDIA_MISSING`
    */
   async locate(uuid: string, disk: DiskSpec, options: WaitOptions): Promise<ImageLocation> {
     const pool = this.pool(disk.pool);
@@ -76,9 +76,10 @@ export class HostResources {
     if (sizeBytes > availableBytes) {
       this.#memory.delete(promise);
       const { host } = this.settings;
+      const [free, needed] = [formatSize(availableBytes), formatSize(sizeBytes)];
       throw new DomainError(
         'NO_MEMORY',
-        `${host} has ${formatSize(availableBytes)} of free memory; ${formatSize(sizeBytes)} are needed.`,
+        `${host} has ${free} of free memory; ${needed} are needed.`,
         { facts: { required_bytes: sizeBytes, available_bytes: availableBytes } },
       );
     }

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import type { LaunchedProcess } from '../process/launcher.js';
 import type { Exit } from '../process/proc.js';
 import type { QemuProcess } from '../process/qemu-process.js';
+import { QmpClosedError } from '../qmp/errors.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { UndoStack } from '../util/undo-stack.js';
 import type { Definition } from './definitions.js';
@@ -36,7 +37,10 @@ export class HostedDomain {
   /** Resolves when everything that follows from QEMU's end is done. */
   #ended: Promise<void> = Promise.resolve();
   #released = false;
-  /** A QEMU whose monitor does not answer: all that can be done is to wait for its end, or to bring it about. */
+  /**
+   * A QEMU whose monitor does not answer: all that can be done is to wait for its end, or to bring
+   * it about.
+   */
   #silent: LaunchedProcess | undefined;
 
   constructor(definition: Definition, tools: DomainTools) {
@@ -239,12 +243,6 @@ export class HostedDomain {
   }
 
   async #powerDown(process: QemuProcess, limitMs: number, options: WaitOptions): Promise<void> {
-    const { status } = await process.qmp.execute('query-status', {}, options);
-    if (status !== 'running') {
-      throw new DomainError('DOMAIN_NOT_RUNNING', `The guest of ${this.name} is ${status}.`, {
-        hint: 'A paused guest cannot power off: start it, or stop it with --force.',
-      });
-    }
     using limit = withTimeout(
       options.signal,
       limitMs,
@@ -255,7 +253,18 @@ export class HostedDomain {
           { hint: 'Stop it with --force.', facts: { limit_ms: limitMs } },
         ),
     );
-    await process.qmp.execute('system_powerdown', {}, options);
+    try {
+      const { status } = await process.qmp.execute('query-status', {}, { signal: limit.signal });
+      if (status !== 'running') {
+        throw new DomainError('DOMAIN_NOT_RUNNING', `The guest of ${this.name} is ${status}.`, {
+          hint: 'A paused guest cannot power off: start it, or stop it with --force.',
+        });
+      }
+      await process.qmp.execute('system_powerdown', {}, { signal: limit.signal });
+    } catch (error) {
+      // It was about to end anyway.
+      if (!(error instanceof QmpClosedError)) throw error;
+    }
     await untilAborted(process.exited, limit.signal);
   }
 

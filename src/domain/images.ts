@@ -15,7 +15,8 @@ export interface ImageWish {
 /**
  * Reserves room for all images, pool by pool.
  *
- * @throws DomainError `DISK_NO_SPACE` for the first pool that has too little; nothing is reserved then
+ * @throws DomainError `DISK_NO_SPACE` for the first pool that has too little; nothing is reserved
+ * then
  */
 export async function reserveRoom(
   uuid: string,
@@ -37,7 +38,10 @@ export async function reserveRoom(
   return { release };
 }
 
-/** Makes all images. What was made is removed by `undo`, which therefore has to be run when this throws. */
+/**
+ * Makes all images. What was made is removed by `undo`, which therefore has to be run when this
+ * throws.
+ */
 export async function makeImages(
   uuid: string,
   wishes: readonly ImageWish[],

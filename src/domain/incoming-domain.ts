@@ -30,6 +30,8 @@ export interface IncomingDomainParts {
   own(): Promise<void>;
   /** Storage that each new image takes now, by disk id. */
   allocated(): Promise<Readonly<Record<string, number>>>;
+  /** Ends QEMU, then takes `own` back durably; does nothing before `own`. */
+  disown(): Promise<void>;
   /** Ends QEMU and removes everything that was made for the domain. */
   discard(): Promise<void>;
   /** The domain has come to stay. */
@@ -112,6 +114,10 @@ export class QemuIncomingDomain implements IncomingDomain {
     this.#owned = true;
   }
 
+  async disown(): Promise<void> {
+    await this.#parts.disown();
+  }
+
   async resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void> {
     if (!this.#loaded || !this.#owned) {
       throw new DomainError('INTERNAL', 'A guest was to resume that is not loaded and owned.', {
@@ -123,7 +129,13 @@ export class QemuIncomingDomain implements IncomingDomain {
       'resuming the guest',
       guest.paused ? this.#activate(options) : this.#run(options),
     );
-    await this.#resumed;
+    try {
+      await this.#resumed;
+    } catch (error) {
+      // What did not work may be tried again: the guest is ours now, and nobody else will run it.
+      this.#resumed = undefined;
+      throw error;
+    }
   }
 
   release(): void {

@@ -20,8 +20,8 @@ export interface IncomingPlan {
 }
 
 /**
- * Checks a launch spec, which comes from another host and is trusted in nothing, against itself and against this host.
- * Nothing is made yet.
+ * Checks a launch spec, which comes from another host and is trusted in nothing, against itself and
+ * against this host. Nothing is made yet.
  *
  * @throws DomainError with everything that is wrong, what was in `refusals` before included
  */
@@ -102,11 +102,12 @@ async function checkData(
 
 function checkSlots(spec: DomainSpec, { pciSlots }: LaunchSpec, refusals: Refusals): void {
   const taken = new Set<number>();
+  const { first, last } = PCI_SLOTS;
   for (const device of pciDevices(spec)) {
     const slot = pciSlots[device];
-    const good = slot !== undefined && slot >= PCI_SLOTS.first && slot <= PCI_SLOTS.last;
+    const good = slot !== undefined && slot >= first && slot <= last;
     if (!good || !Number.isInteger(slot) || taken.has(slot)) {
-      const message = `the device ${device} needs a PCI slot of its own from ${PCI_SLOTS.first} to ${PCI_SLOTS.last}`;
+      const message = `${device} needs a PCI slot of its own from ${first} to ${last}`;
       refusals.add('REQUEST_INVALID', 'pciSlots', message);
     } else taken.add(slot);
   }
@@ -146,7 +147,10 @@ async function checkKernel(
   refusals.add('MEDIA_MISSING', 'kernel', message, { kernel: kernel.name });
 }
 
-/** Disks that are not mirrored must be here already: catalogue images with the same contents, shared images at all. */
+/**
+ * Disks that are not mirrored must be here already: catalogue images with the same contents, shared
+ * images at all.
+ */
 async function checkPresent(
   disk: DiskSpec,
   index: number,

@@ -1,5 +1,8 @@
+import type { QemuProcess } from '../process/qemu-process.js';
 import { UndoStack } from '../util/undo-stack.js';
 import type { Definition } from './definitions.js';
+import { DomainError } from './errors.js';
+import { QemuFaults } from './faults.js';
 import type { MemoryReservation } from './host-resources.js';
 import type { RunningQemu } from './hosted-domain.js';
 import { type ImageWish, makeImages, poolsOf, reserveRoom } from './images.js';
@@ -14,6 +17,8 @@ import type { IncomingDomain, IncomingRequest, WaitOptions } from './types.js';
 export interface IncomingBooks {
   /** What the host knew of the domain before: that it had moved away, or nothing. */
   readonly earlier: Definition | undefined;
+  /** Its QEMU waits for it. */
+  started(pid: number): void;
   /** It has come to stay. */
   arrived(definition: Definition, running: RunningQemu): void;
   /** It has not come, and nothing of it is left. */
@@ -21,8 +26,8 @@ export interface IncomingBooks {
 }
 
 /**
- * Checks, reserves and makes everything for an incoming domain and starts its QEMU. Whatever fails, nothing of it is
- * left. `refusals` holds what the host has against the domain by itself.
+ * Checks, reserves and makes everything for an incoming domain and starts its QEMU. Whatever fails,
+ * nothing of it is left. `refusals` holds what the host has against the domain by itself.
  *
  * @throws DomainError with all violations
  */
@@ -61,6 +66,8 @@ export async function startIncoming(
   await definitions.writeIncoming(uuid, record);
   await makeImages(uuid, wishes, undo, options);
   const process = await launchQemu(definition, taps, 'incoming', tools, undo, options);
+  books.started(process.record.process.pid);
+  await assertWaiting(process, options);
   const started = { ...definition, process: process.record };
   await definitions.writeIncoming(uuid, { ...record, definition: started });
   // Both are there, or the refusals would have been thrown.
@@ -75,11 +82,29 @@ export async function startIncoming(
     data: resources.settings.data,
     own: () => incoming.own(),
     allocated: () => incoming.allocated(),
+    disown: () => incoming.disown(),
     discard: () => incoming.discard(),
     keep: () => incoming.keep(),
     report: (step, error) =>
       log.warn({ err: error, step, migration_id: request.migrationId }, 'could not undo a step'),
   });
+}
+
+/** Nothing is sent to a QEMU that is not this domain's, or that would run its guest by itself. */
+async function assertWaiting(process: QemuProcess, options: WaitOptions): Promise<void> {
+  using faults = new QemuFaults(process, 'destination');
+  try {
+    const [{ UUID: uuid }, { status }] = await Promise.all([
+      process.qmp.execute('query-uuid', {}, options),
+      process.qmp.execute('query-status', {}, options),
+    ]);
+    if (uuid === process.record.uuid && status === 'inmigrate') return;
+    throw new DomainError('INTERNAL', `The new QEMU of ${uuid} is ${status}, and does not wait.`, {
+      side: 'destination',
+    });
+  } catch (error) {
+    throw await faults.explain(error, 'starting the twin');
+  }
 }
 
 /** What this host holds for a domain on its way in, until it has come or not. */
@@ -124,7 +149,7 @@ class Incoming {
   }
 
   async discard(): Promise<void> {
-    if (this.#owned) await this.#disown();
+    await this.disown();
     await this.#undo[Symbol.asyncDispose]();
   }
 
@@ -134,9 +159,10 @@ class Incoming {
     this.#books.arrived(this.#definition, this.#running);
   }
 
-  // The guest never ran here. That is written when it no longer can, and before its images go: a crash in
-  // between must not leave a domain that this host believes to own.
-  async #disown(): Promise<void> {
+  // The guest never ran here. That is written when it no longer can, and before its images go: a
+  // crash in between must not leave a domain that this host believes to own.
+  async disown(): Promise<void> {
+    if (!this.#owned) return;
     await this.#running.process.kill();
     const { definitions } = this.#tools;
     const { earlier } = this.#books;

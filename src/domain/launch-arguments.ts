@@ -38,9 +38,9 @@ export interface LaunchPlaces {
 export type LaunchMode = 'stopped' | 'incoming';
 
 /**
- * Renders a QEMU command line, without what QemuProcess adds for every QEMU. Nothing in it comes from
- * another host verbatim: specs have been checked, paths are this host's. Devices and block nodes are JSON, so that no value
- * can become an option.
+ * Renders a QEMU command line, without what QemuProcess adds for every QEMU. Nothing in it comes
+ * from another host verbatim: specs have been checked, paths are this host's. Devices and block
+ * nodes are JSON, so that no value can become an option.
  */
 export function launchArguments(
   plan: LaunchPlan,
@@ -108,7 +108,10 @@ function diskArguments(plan: LaunchPlan, places: LaunchPlaces): string[] {
   ];
 }
 
-/** The two block nodes of a disk. Formats are said, never probed: the guest writes the first bytes of a raw image. */
+/**
+ * The two block nodes of a disk. Formats are said, never probed: the guest writes the first bytes
+ * of a raw image.
+ */
 function blockNodes(disk: DiskSpec, image: ImageLocation | undefined): string[] {
   if (!image) throw new DomainError('INTERNAL', `The disk ${disk.id} has no image.`);
   const common = {

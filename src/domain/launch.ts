@@ -35,7 +35,10 @@ export function serialPath(spec: DomainSpec, { resources, definitions }: DomainT
     : join(runFolder(spec.uuid, resources), 'serial.sock');
 }
 
-/** Names for the taps of a domain, by network interface id. Random, so that they never meet on one host. */
+/**
+ * Names for the taps of a domain, by network interface id. Random, so that they never meet on one
+ * host.
+ */
 export function nameTaps(spec: DomainSpec): Readonly<Record<string, string>> {
   const taps = spec.nics.filter(({ type }) => type === 'tap');
   return Object.fromEntries(taps.map(({ id }) => [id, `drv${randomBytes(5).toString('hex')}`]));
@@ -120,7 +123,8 @@ async function makeTaps(
   }
 }
 
-// What QEMU prints is for people. Whether it is the CPU is found by starting QEMU with and without it.
+// What QEMU prints is for people. Whether it is the CPU is found by starting QEMU with and without
+// it.
 async function explainStart(
   cause: ProcessError,
   { spec, cpu }: Definition,

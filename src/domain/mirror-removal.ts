@@ -1,12 +1,20 @@
 import type { QmpClient } from '../qmp/client.js';
-import { QmpClosedError, QmpTimeoutError } from '../qmp/errors.js';
+import { QmpClosedError, QmpError, QmpTimeoutError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
+import type { JobStatus } from '../qmp/types.gen.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import type { Mirror } from './mirror.js';
 import { PSK_OBJECT } from './names.js';
 import { yankStalled } from './yank.js';
 
 const STEP = { limitMs: STEP_LIMIT_MS };
+
+/** A job ends within this time in milliseconds, or its connection stalls. */
+const END = { limitMs: 2_000 };
+
+const READY: readonly JobStatus[] = ['ready', 'standby'];
+/** All others are on their way to the end, or there already. */
+const CANCELLABLE: readonly JobStatus[] = ['created', 'running', 'paused', ...READY];
 
 /**
  * Removes the jobs, target nodes and key of mirrors, as far as QEMU has them, whatever state they are in. A step that
@@ -33,7 +41,7 @@ export async function removeMirrors(
       .filter(({ id }) => mirrors.some(({ job }) => job === id))
       .map(async ({ id, status }) => {
         if (status !== 'concluded') {
-          await attempt(`cancel ${id}`, () => cancelJob(qmp, changes, id));
+          await attempt(`end ${id}`, () => endJob(qmp, changes, id));
         }
         await attempt(`dismiss ${id}`, () => qmp.execute('job-dismiss', { id }, STEP));
       }),
@@ -53,18 +61,25 @@ export async function removeMirrors(
   }
 }
 
-async function cancelJob(
+/**
+ * Ends a job. A ready mirror is asked to finish instead of being forced: QEMU 10.0 frees what a guest's write that is on
+ * its way to both images still uses when such a mirror is forced to end, and dies of it with the guest.
+ */
+async function endJob(
   qmp: QmpClient,
   changes: EventListener<'JOB_STATUS_CHANGE'>,
   id: string,
 ): Promise<void> {
   const job = (await qmp.execute('query-jobs', {}, STEP)).find((each) => each.id === id);
   if (!job || job.status === 'concluded') return;
-  await qmp.execute('block-job-cancel', { device: id, force: true }, STEP);
+  if (CANCELLABLE.includes(job.status)) {
+    const force = !READY.includes(job.status);
+    await qmp.execute('block-job-cancel', { device: id, force }, END).catch(unlessRefused);
+  }
   const signal = new AbortController().signal;
   await changes.next((event) => event.data.id === id && event.data.status === 'concluded', {
     signal,
-    ...STEP,
+    ...END,
   });
 }
 
@@ -81,4 +96,9 @@ async function retriedAfterYank<T>(
     await yankStalled(qmp, { nodes, migration: false });
     return await work();
   }
+}
+
+/** QEMU refuses to cancel a job that has ended meanwhile; its last event has come then. */
+function unlessRefused(error: unknown): void {
+  if (!(error instanceof QmpError)) throw error;
 }

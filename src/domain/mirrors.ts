@@ -197,7 +197,10 @@ export class QemuMirrors implements Mirrors {
       (mirror) => missing.find(({ job }) => job === mirror.job) ?? mirror,
     );
     await this.#addKey(options);
-    await Promise.all(missing.map((mirror) => this.#startOne(mirror, options)));
+    const started = missing.map((mirror) => this.#startOne(mirror, options));
+    // When one fails, the others must have come to rest before everything is removed again.
+    await Promise.allSettled(started);
+    await Promise.all(started);
   }
 
   async #addKey(options: WaitOptions): Promise<void> {

@@ -11,7 +11,10 @@ const GIVEN_UP = new Set(['COMMITTED', 'DONE']);
 /** Records that end a migration with the guest still here. */
 const KEPT = new Set(['ABORTED', 'RECLAIMED']);
 
-/** Who may do what with one domain now: its definition, the migration that claims it, the work under way. */
+/**
+ * Who may do what with one domain now: its definition, the migration that claims it, the work under
+ * way.
+ */
 export class Ownership {
   readonly #tools: DomainTools;
   #definition: Definition;
@@ -56,7 +59,7 @@ export class Ownership {
     if (this.inDoubt && handover) {
       throw new DomainError(
         'OWNERSHIP_UNKNOWN',
-        `A migration of ${spec.name} gave it up to ${handover.peer}, which has not said yet whether it took it.`,
+        `${spec.name} was given up to ${handover.peer}, which has not said yet whether it took it.`,
         { facts: { migration_id: handover.migrationId, destination_host: handover.peer } },
       );
     }

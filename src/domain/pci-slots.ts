@@ -3,8 +3,9 @@ import type { DomainSpec } from '../spec/domain-spec.js';
 import { BALLOON_DEVICE, diskDevice, nicDevice, RNG_DEVICE, SCSI_CONTROLLER } from './names.js';
 
 /**
- * Gives every device that needs one a slot on the machine's first PCI bus. Done once, at creation: what
- * the guest sees must not depend on the version of Drover that starts it. The spec has been checked to fit.
+ * Gives every device that needs one a slot on the machine's first PCI bus. Done once, at creation:
+ * what the guest sees must not depend on the version of Drover that starts it. The spec has been
+ * checked to fit.
  */
 export function assignPciSlots(spec: DomainSpec): Readonly<Record<string, number>> {
   return Object.fromEntries(

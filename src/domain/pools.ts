@@ -55,9 +55,17 @@ export interface Pool {
   catalogueImage(name: string, format: ImageFormat, options: WaitOptions): Promise<CatalogueImage>;
   /** True where there is a place for a domain's images already. */
   hasDomain(uuid: string): Promise<boolean>;
-  /** Makes the place for a domain's images. @throws DomainError `DISK_IO_ERROR` where it exists already */
+  /**
+   * Makes the place for a domain's images.
+   *
+   * @throws DomainError `DISK_IO_ERROR` where it exists already
+   */
   addDomain(uuid: string): Promise<void>;
-  /** Makes an image that reads as zeros. @throws DomainError `DISK_IO_ERROR` where it exists already */
+  /**
+   * Makes an image that reads as zeros.
+   *
+   * @throws DomainError `DISK_IO_ERROR` where it exists already
+   */
   createImage(image: NewImage, options: WaitOptions): Promise<ImageLocation>;
   /** Makes an image with the contents of one of the catalogue, at least as large as that. */
   copyImage(image: NewImage, from: CatalogueImage, options: WaitOptions): Promise<ImageLocation>;
@@ -76,8 +84,8 @@ export interface Pool {
 }
 
 /**
- * Storage that an image may take which is to hold so many allocated bytes: a little more, because file
- * systems and formats keep books of their own.
+ * Storage that an image may take which is to hold so many allocated bytes: a little more, because
+ * file systems and formats keep books of their own.
  */
 export function roomFor(allocatedBytes: number): number {
   return allocatedBytes + Math.ceil(allocatedBytes / 100) + 1024 ** 2;

@@ -183,8 +183,10 @@ export class QemuRamSend implements RamSend {
     let stoppedAtUs: number | undefined;
     for (;;) {
       const event = await this.#events.next(options);
-      if (event.name === 'SHUTDOWN') throw guestStopped();
-      if (event.name === 'RESUME') {
+      if (event.name === 'SHUTDOWN') {
+        // Without a guest's will QEMU is being ended, and the connection with it.
+        if (event.data.guest) throw guestStopped();
+      } else if (event.name === 'RESUME') {
         this.#guestPaused = false;
         stoppedAtUs = undefined;
       } else if (event.name === 'STOP') {

@@ -1,6 +1,7 @@
 import { readFile, rm } from 'node:fs/promises';
 import { readStartTime } from '../process/proc.js';
-import { QemuProcess, type QemuProcessRecord, qemuPaths } from '../process/qemu-process.js';
+import { qemuPaths } from '../process/qemu-directory.js';
+import { QemuProcess, type QemuProcessRecord } from '../process/qemu-process.js';
 import type { Definition, StoredDomain } from './definitions.js';
 import { HostedDomain } from './hosted-domain.js';
 import { type DomainTools, runFolder } from './launch.js';
@@ -10,8 +11,9 @@ import type { WaitOptions } from './types.js';
 const ATTACH_LIMIT_MS = 5_000;
 
 /**
- * Finds again what an earlier life of the agent left: domains that run go on under this one, those whose QEMU has ended are
- * stopped, and what was on its way in without having arrived is removed. Undefined where nothing is left.
+ * Finds again what an earlier life of the agent left: domains that run go on under this one, those
+ * whose QEMU has ended are stopped, and what was on its way in without having arrived is removed.
+ * Undefined where nothing is left.
  */
 export async function reattach(
   stored: StoredDomain,

@@ -18,7 +18,9 @@ export class Refusals {
     this.#violations.push({ reason, subject, message });
   }
 
-  /** Runs a check; what it throws for a reason is added, and undefined returned. Other errors pass. */
+  /**
+   * Runs a check; what it throws for a reason is added, and undefined returned. Other errors pass.
+   */
   async check<T>(subject: string, work: () => Promise<T> | T): Promise<T | undefined> {
     try {
       return await work();

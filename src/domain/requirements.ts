@@ -4,8 +4,9 @@ import type { Refusals } from './refusals.js';
 import type { WaitOptions } from './types.js';
 
 /**
- * Checks what a spec needs of a host before anything is made for it: QEMU, machine type, accelerator,
- * kernel, pools, catalogue images and bridges. Room and memory are reserved by whoever goes on.
+ * Checks what a spec needs of a host before anything is made for it: QEMU, machine type,
+ * accelerator, kernel, pools, catalogue images and bridges. Room and memory are reserved by whoever
+ * goes on.
  */
 export async function checkRequirements(
   spec: DomainSpec,
@@ -33,7 +34,9 @@ export async function checkRequirements(
   }
 }
 
-/** The machine type that a name of a spec stands for on this host; undefined where QEMU knows none. */
+/**
+ * The machine type that a name of a spec stands for on this host; undefined where QEMU knows none.
+ */
 export function findMachine(name: string, resources: HostResources) {
   const machines = resources.settings.binary.facts?.machines ?? [];
   return machines.find((machine) => machine.name === name || machine.alias === name);
@@ -72,21 +75,27 @@ async function checkDisks(
     const pool = await refusals.check(`${subject}.pool`, () => resources.pool(disk.pool));
     if (!pool) continue;
     if (!disk.readOnly && disk.shared !== pool.shared) {
-      const said = disk.shared ? 'shared, and its pool' : 'not shared, and its pool';
-      const is = pool.shared ? 'is' : 'is not';
-      const message = `the disk ${disk.id} is ${said} ${pool.name} ${is} on ${resources.settings.host}`;
+      const { host } = resources.settings;
+      const is = (shared: boolean) => (shared ? 'is' : 'is not');
+      const poolSays = `its pool ${pool.name} ${is(pool.shared)} on ${host}`;
+      const message = `the disk ${disk.id} ${is(disk.shared)} shared, and ${poolSays}`;
       refusals.add('DISK_SHARED', `${subject}.shared`, message, { pool: pool.name });
     }
     const direct = disk.cache === 'none' || disk.cache === 'directsync';
     if (direct && !pool.directIo) {
-      const message = `the file system of the pool ${pool.name} cannot pass the page cache by, as cache ${disk.cache} needs; use writeback or writethrough`;
-      refusals.add('SPEC_INVALID', `${subject}.cache`, message, { pool: pool.name });
+      const message = `the pool ${pool.name} has no direct I/O, which cache ${disk.cache} needs`;
+      refusals.add(
+        'SPEC_INVALID',
+        `${subject}.cache`,
+        `${message}; use writeback or writethrough`,
+        { pool: pool.name },
+      );
     }
     if (disk.readOnly) {
       await refusals.check(`${subject}.image`, async () => {
         const { sizeBytes } = await pool.catalogueImage(disk.image, disk.format, options);
         if (disk.sizeBytes === 0 || disk.sizeBytes === sizeBytes) return;
-        const message = `images/${disk.image} has ${sizeBytes} bytes, and the disk ${disk.id} ${disk.sizeBytes}`;
+        const message = `images/${disk.image} has ${sizeBytes} bytes, not ${disk.sizeBytes}`;
         refusals.add('DISK_SIZE_MISMATCH', `${subject}.sizeBytes`, message);
       });
     }

@@ -9,7 +9,12 @@ export interface Expected {
   readonly spec: DomainSpec;
   /** The migration that brings it; undefined for one that is being created. */
   readonly coming: IncomingRequest | undefined;
+  /** Of the QEMU that waits for it, once that is there. */
+  qemuPid?: number;
 }
+
+/** A domain on its way in. */
+export type Coming = Expected & { readonly coming: IncomingRequest };
 
 /** The names of a host: which domains are here, and which are expected. */
 export class Roster {
@@ -63,19 +68,16 @@ export class Roster {
   }
 
   /** Finds a domain on its way in by name or UUID. */
-  findComing(reference: string): IncomingRequest | undefined {
+  findComing(reference: string): Coming | undefined {
     return this.#coming().find(
-      ({ launchSpec: { spec } }) =>
-        spec.name === reference || spec.uuid === reference.toLowerCase(),
+      ({ spec }) => spec.name === reference || spec.uuid === reference.toLowerCase(),
     );
   }
 
   /** All domains by name, each once: one on its way in hides what it left here earlier. */
   async describeAll(): Promise<readonly DomainInfo[]> {
     const coming = this.#coming();
-    const here = this.domains.filter(
-      ({ uuid }) => !coming.some(({ launchSpec }) => launchSpec.spec.uuid === uuid),
-    );
+    const here = this.domains.filter(({ uuid }) => !coming.some(({ spec }) => spec.uuid === uuid));
     const infos = await Promise.all(here.map((domain) => domain.info()));
     return [...infos, ...coming.map(describeComing)].sort((one, other) =>
       one.spec.name < other.spec.name ? -1 : 1,
@@ -92,7 +94,7 @@ export class Roster {
       const message = `${this.#host} has a domain of the UUID ${uuid} already`;
       refusals.add('DOMAIN_EXISTS', 'uuid', message);
     }
-    if (this.#nameTaken(name, '')) {
+    if (this.#nameTaken(name)) {
       refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has a domain ${name} already`);
     }
   }
@@ -101,16 +103,18 @@ export class Roster {
   checkArrival({ launchSpec: { spec }, generation }: IncomingRequest, refusals: Refusals): void {
     const { uuid, name } = spec;
     const known = this.#domains.get(uuid);
-    const coming = this.#coming().find(({ launchSpec }) => launchSpec.spec.uuid === uuid);
-    if (coming) {
+    const other = this.#coming().find(({ spec: { uuid: theirs } }) => theirs === uuid);
+    if (other) {
       const message = `the domain ${name} is on its way to ${this.#host} already`;
-      refusals.add('ALREADY_MIGRATING', 'uuid', message, { migration_id: coming.migrationId });
+      const facts = { migration_id: other.coming.migrationId };
+      refusals.add('ALREADY_MIGRATING', 'uuid', message, facts);
     }
     if (known?.ownership.ownedHere) {
       refusals.add('DOMAIN_EXISTS', 'uuid', `the domain ${name} lives on ${this.#host}`);
     } else if (known && known.definition.generation >= generation) {
       // Its source missed that the domain moved on: what it sends is an old copy.
-      const message = `${this.#host} knows generation ${known.definition.generation} of ${name}, which is not older than ${generation}`;
+      const newest = known.definition.generation;
+      const message = `${this.#host} knows generation ${newest} of ${name}; this is ${generation}`;
       refusals.add('DOMAIN_EXISTS', 'uuid', message, { generation });
     }
     if (this.#nameTaken(name, uuid)) {
@@ -118,30 +122,32 @@ export class Roster {
     }
   }
 
-  #nameTaken(name: string, except: string): boolean {
+  #nameTaken(name: string, except?: string): boolean {
     const here = this.domains.filter(({ ownership }) => ownership.ownedHere);
     const specs = [
       ...here.map(({ definition }) => definition.spec),
       ...[...this.#expected].map(({ spec }) => spec),
     ];
-    return specs.some((spec) => spec.name === name && spec.uuid !== except);
+    return specs.some(
+      (spec) => spec.name === name && (except === undefined || spec.uuid !== except),
+    );
   }
 
-  #coming(): IncomingRequest[] {
-    return [...this.#expected].flatMap(({ coming }) => (coming ? [coming] : []));
+  #coming(): Coming[] {
+    return [...this.#expected].filter((one): one is Coming => one.coming !== undefined);
   }
 }
 
 /** A domain on its way in, as shown to callers. */
-export function describeComing({ launchSpec, ...request }: IncomingRequest): DomainInfo {
+export function describeComing({ spec, coming, qemuPid = 0 }: Coming): DomainInfo {
   return {
-    spec: launchSpec.spec,
+    spec,
     state: 'INCOMING',
-    ownerHost: request.sourceHost,
-    generation: request.generation - 1,
-    qemuPid: 0,
+    ownerHost: coming.sourceHost,
+    generation: coming.generation - 1,
+    qemuPid,
     serialPath: '',
-    migrationId: request.migrationId,
+    migrationId: coming.migrationId,
     tombstoneBytes: 0,
   };
 }

@@ -182,6 +182,12 @@ export interface IncomingDomain extends AsyncDisposable {
   loaded(options: WaitOptions): Promise<LoadedGuest>;
   /** Writes durably that the domain is this host's from now on, before it may run. */
   own(): Promise<void>;
+  /**
+   * Ends QEMU and takes `own` back, durably; for a guest that never ran here. Does nothing before `own`.
+   *
+   * @throws DomainError `DISK_IO_ERROR`: then the domain may still be this host's after a restart
+   */
+  disown(): Promise<void>;
   /** Lets the guest run and announces it to the network; one that its user had paused stays paused. */
   resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void>;
   /** After `own`: disposing no longer removes anything; the domain joins the host's domains. */

@@ -58,7 +58,7 @@ export class DestinationContext {
     run: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const known = this.#steps.get(name);
-    if (known) return known as Promise<T>;
+    if (known !== undefined) return known as Promise<T>;
     const running = this.#run(phase, run);
     this.#steps.set(name, running);
     return running;
@@ -119,13 +119,13 @@ export class DestinationContext {
     incoming: IncomingDomain,
     guest: { readonly paused: boolean },
   ): Promise<CommitOutcome> {
-    if (this.#record !== 'LOADED') return this.#refuse(notLoaded(this.#record));
+    if (this.#record !== 'LOADED') return this.#refuse(incoming, notLoaded(this.#record));
     await this.enter('handover');
     try {
       await this.decide({ type: 'commit' });
     } catch (error) {
       // OWNED could not be written, so the guest was not touched.
-      return this.#refuse(error);
+      return this.#refuse(incoming, error);
     }
     for (let first = true; ; first = false) {
       try {
@@ -134,7 +134,8 @@ export class DestinationContext {
       } catch (error) {
         if (!incoming.alive) return this.#lose(incoming, error);
         // Only an error that QEMU itself answered to the first attempt proves that the guest never ran.
-        if (first && asReasoned(error).reason === 'QEMU_ERROR') return this.#refuse(error);
+        if (first && asReasoned(error).reason === 'QEMU_ERROR')
+          return this.#refuse(incoming, error);
         this.#log.error({ err: error }, 'could not resume the guest; trying again');
         await delay(RESUME_AGAIN_MS);
       }
@@ -156,7 +157,14 @@ export class DestinationContext {
     return { outcome: 'OWNED_LOST' };
   }
 
-  async #refuse(error: unknown): Promise<CommitOutcome> {
+  // The source may run the guest after this answer, so it is given only when nothing durable here says
+  // otherwise.
+  async #refuse(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
+    try {
+      await incoming.disown();
+    } catch (cause) {
+      return this.#lose(incoming, cause);
+    }
     await this.#giveUp(error, this.#record === 'OWNED' ? { type: 'never-ran' } : { type: 'abort' });
     return { outcome: 'REFUSED', failure: this.failure };
   }
@@ -168,6 +176,7 @@ export class DestinationContext {
 
   /** The source gives up. Resolves when nothing is left here; does nothing once the guest is ours. */
   async abort(): Promise<void> {
+    if (this.#record === 'ABORTED') return await this.#ending;
     if (destinationMayRun(this.#record)) return;
     // A source that gives up because our QEMU died should hear so, even if it noticed first.
     const died = this.#incoming && !this.#incoming.alive ? await this.#incoming.died : undefined;

@@ -42,7 +42,10 @@ export interface Binary {
   readonly facts: BinaryFacts | undefined;
   /** Every reason against using it; empty if it can be used. */
   readonly problems: readonly BinaryProblem[];
-  /** Turns a CPU model into a fixed list of features. Rejects with QmpError if QEMU does not know model or machine. */
+  /**
+   * Turns a CPU model into a fixed list of features. Rejects with QmpError if QEMU does not know
+   * model or machine.
+   */
   expandCpu(request: CpuRequest, options?: { readonly signal?: AbortSignal }): Promise<ExpandedCpu>;
 }
 
@@ -76,8 +79,8 @@ async function isProgram(path: string): Promise<boolean> {
 const cache = new Map<string, Promise<Binary>>();
 
 /**
- * Asks a QEMU what it is and can do, by starting it once without a machine. Never rejects but for the signal: what is
- * wrong is in `problems`. The answer is kept until the file changes.
+ * Asks a QEMU what it is and can do, by starting it once without a machine. Never rejects but for
+ * the signal: what is wrong is in `problems`. The answer is kept until the file changes.
  */
 export async function inspectBinary(path: string, options: InspectOptions = {}): Promise<Binary> {
   const status = await stat(path).catch(() => undefined);
@@ -101,7 +104,8 @@ async function inspect(path: string, options: InspectOptions): Promise<Binary> {
     return { path, facts, problems: versionProblems(facts.version), expandCpu: expand };
   } catch (error) {
     options.signal?.throwIfAborted();
-    const message = `${path} cannot be used as QEMU: ${error instanceof Error ? error.message : String(error)}`;
+    const reason = error instanceof Error ? error.message : String(error);
+    const message = `${path} cannot be used as QEMU: ${reason}`;
     const problems = [{ code: 'QEMU_UNUSABLE', message }] as const;
     return { path, facts: undefined, problems, expandCpu: expand };
   }

@@ -14,21 +14,30 @@ export interface CpuRequest {
 export interface ExpandedCpu {
   /** The model that the properties belong to: one that has nothing enabled and never changes. */
   readonly model: string;
-  /** Features that are on, and numbers and names such as `family` and `vendor`. What is off is left out. */
+  /**
+   * Features that are on, and numbers and names such as `family` and `vendor`. What is off is left
+   * out.
+   */
   readonly properties: Readonly<Record<string, boolean | number | string>>;
-  /** Features of the wanted model that this host and accelerator cannot give; they are not in `properties`. */
+  /**
+   * Features of the wanted model that this host and accelerator cannot give; they are not in
+   * `properties`.
+   */
   readonly missingFeatures: readonly string[];
 }
 
-/** Not part of a static expansion, yet visible to the guest and set by some models from the host. */
+/**
+ * Not part of a static expansion, yet visible to the guest and set by some models from the host.
+ */
 const ALSO_READ = ['pmu', 'phys-bits'];
 
 /**
- * Expands a CPU model to the features a guest would see on this host. The static expansion gives the names that the
- * model "base" understands, which has nothing enabled and is the same in every QEMU and machine version. The values
- * are read from a CPU that was really made: for "max" the expansion itself has family and model 0, and features
- * that the accelerator lacks are filtered only there. What a model says of its caches is lost, because QEMU has no
- * property for it: such a guest sees QEMU's generic caches, the same on every host.
+ * Expands a CPU model to the features a guest would see on this host. The static expansion gives
+ * the names that the model "base" understands, which has nothing enabled and is the same in every
+ * QEMU and machine version. The values are read from a CPU that was really made: for "max" the
+ * expansion itself has family and model 0, and features that the accelerator lacks are filtered
+ * only there. What a model says of its caches is lost, because QEMU has no property for it: such a
+ * guest sees QEMU's generic caches, the same on every host.
  */
 export async function expandCpu(
   binary: string,

@@ -13,8 +13,9 @@ import {
 } from './proc.js';
 
 /**
- * Starts processes in sessions of their own, so that neither the agent's end nor its terminal reaches them. For
- * hosts without systemd; an agent that runs as a service there must not kill its whole control group when it stops.
+ * Starts processes in sessions of their own, so that neither the agent's end nor its terminal
+ * reaches them. For hosts without systemd; an agent that runs as a service there must not kill its
+ * whole control group when it stops.
  */
 export class DetachedLauncher implements Launcher {
   async launch(

@@ -11,7 +11,10 @@ export interface BinaryProblem {
   readonly message: string;
 }
 
-/** The oldest QEMU that can be used: the first whose incoming side survives a failed load (`exit-on-error`). */
+/**
+ * The oldest QEMU that can be used: the first whose incoming side survives a failed load
+ * (`exit-on-error`).
+ */
 const FLOOR: QemuVersion = { major: 9, minor: 1, micro: 0 };
 
 interface KnownBad {
@@ -22,15 +25,17 @@ interface KnownBad {
 }
 
 /**
- * Versions that run but lose data or crash. Everything else is decided by feature, never by version. The entries
- * below the floor stay, so that whoever is told to upgrade also learns what the old one does to a guest.
+ * Versions that run but lose data or crash. Everything else is decided by feature, never by
+ * version. The entries below the floor stay, so that whoever is told to upgrade also learns what
+ * the old one does to a guest.
  */
 const KNOWN_BAD: readonly KnownBad[] = [
   {
     first: { major: 7, minor: 2, micro: 0 },
     last: { major: 7, minor: 2, micro: 999 },
     message:
-      'it loses writes to guest memory during a live migration under TCG: the guest crashes on the destination',
+      'it loses writes to guest memory during a live migration under TCG: ' +
+      'the guest crashes on the destination',
   },
   {
     first: { major: 7, minor: 2, micro: 0 },
@@ -46,7 +51,10 @@ export function versionProblems(version: QemuVersion): readonly BinaryProblem[] 
   if (compareVersions(version, FLOOR) < 0) {
     problems.push({
       code: 'QEMU_TOO_OLD',
-      message: `QEMU ${name} is too old: at least ${FLOOR.major}.${FLOOR.minor} is needed, because an older one exits when an incoming migration fails. Install a newer one (on Debian 12: from bookworm-backports).`,
+      message:
+        `QEMU ${name} is too old: at least ${FLOOR.major}.${FLOOR.minor} is needed, because ` +
+        'an older one exits when an incoming migration fails. ' +
+        'Install a newer one (on Debian 12: from bookworm-backports).',
     });
   }
   for (const bad of KNOWN_BAD) {

@@ -16,9 +16,15 @@ export interface LaunchedProcess {
   readonly record: ProcessRecord;
   /** Resolves, never rejects, when the process is gone. */
   readonly exited: Promise<Exit>;
-  /** Sends a signal, after checking that the pid still belongs to this very process. False if it is gone. */
+  /**
+   * Sends a signal, after checking that the pid still belongs to this very process. False if it is
+   * gone.
+   */
   kill(signal: NodeJS.Signals): boolean;
-  /** Tells that the process probably ends now (its socket closed), so that `exited` resolves soon if it does. */
+  /**
+   * Tells that the process probably ends now (its socket closed), so that `exited` resolves soon if
+   * it does.
+   */
   hurry(): void;
 }
 

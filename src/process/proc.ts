@@ -2,7 +2,10 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { deferred } from '../util/deferred.js';
 
-/** What identifies a process across restarts of the agent. A pid alone does not: pids are used again. */
+/**
+ * What identifies a process across restarts of the agent. A pid alone does not: pids are used
+ * again.
+ */
 export interface ProcessRecord {
   readonly pid: number;
   /** When the process started, in clock ticks since boot: field 22 of /proc/PID/stat. */
@@ -11,7 +14,9 @@ export interface ProcessRecord {
   readonly unit?: string;
 }
 
-/** How a process ended. Both are undefined if it was not our child: then only its absence is known. */
+/**
+ * How a process ended. Both are undefined if it was not our child: then only its absence is known.
+ */
 export interface Exit {
   readonly code: number | undefined;
   readonly signal: string | undefined;
@@ -25,7 +30,8 @@ export function readStartTime(pid: number): number | undefined {
   } catch {
     return undefined;
   }
-  // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+  // The second field is the program's name in parentheses and may itself hold spaces and
+  // parentheses.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
   const startTime = Number(fields[19]);
@@ -38,8 +44,9 @@ export function isAlive(record: ProcessRecord): boolean {
 }
 
 /**
- * Sends a signal to the process of the record and to no other; false if it is gone. Between check and signal the
- * pid could in theory be given to another process; the kernel hands out all other pids first, so it is not in practice.
+ * Sends a signal to the process of the record and to no other; false if it is gone. Between check
+ * and signal the pid could in theory be given to another process; the kernel hands out all other
+ * pids first, so it is not in practice.
  */
 export function signalProcess(record: ProcessRecord, signal: NodeJS.Signals): boolean {
   if (!isAlive(record)) return false;
@@ -55,8 +62,9 @@ const SLOW_MS = 1000;
 const FAST_MS = 10;
 
 /**
- * Watches a process that is not our child. Node has no pidfd, so /proc is read once a second; whoever sees the
- * process's monitor socket close calls `hurry`, and from then on it is read every 10 ms until the process is gone.
+ * Watches a process that is not our child. Node has no pidfd, so /proc is read once a second;
+ * whoever sees the process's monitor socket close calls `hurry`, and from then on it is read every
+ * 10 ms until the process is gone.
  */
 export class ProcessWatch {
   readonly exited: Promise<Exit>;

@@ -1,6 +1,9 @@
 import { run } from './run.js';
 
-/** Image formats in use. Always named: probing would trust the first bytes, which the guest may have written. */
+/**
+ * Image formats in use. Always named: probing would trust the first bytes, which the guest may have
+ * written.
+ */
 export type ImageFormat = 'raw' | 'qcow2';
 
 /** What is known of an image file. */
@@ -24,7 +27,10 @@ export interface ImageOptions {
 
 /** What can be done with image files. Paths are absolute. All reject with ProcessError. */
 export interface ImageTool {
-  /** Makes an empty, thin image; the size is a multiple of 512. Refuses nothing: the caller made sure the path is free. */
+  /**
+   * Makes an empty, thin image; the size is a multiple of 512. Refuses nothing: the caller made
+   * sure the path is free.
+   */
   create(
     path: string,
     format: ImageFormat,
@@ -55,8 +61,8 @@ interface RawInfo {
 }
 
 /**
- * The image tool that runs `qemu-img`. Paths go in as options of the file driver, never as plain names, because
- * qemu-img reads "json:" and protocol prefixes in those.
+ * The image tool that runs `qemu-img`. Paths go in as options of the file driver, never as plain
+ * names, because qemu-img reads "json:" and protocol prefixes in those.
  */
 export class QemuImg implements ImageTool {
   readonly #binary: string;
@@ -113,7 +119,9 @@ export class QemuImg implements ImageTool {
   }
 }
 
-/** An absolute path is never read as a protocol ("name:"), because a slash comes before any colon. */
+/**
+ * An absolute path is never read as a protocol ("name:"), because a slash comes before any colon.
+ */
 function fileName(path: string): string {
   if (!path.startsWith('/')) throw new Error(`An image path must be absolute: ${path}`);
   return path;

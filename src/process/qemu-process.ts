@@ -1,15 +1,11 @@
-import { lstat, mkdir, open } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, QmpClient, type Transcript } from '../qmp/client.js';
 import { QmpClosedError } from '../qmp/errors.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
-import { describeExit, QemuIdentityError, QemuStartError, SocketPathError } from './errors.js';
+import { describeExit, QemuIdentityError, QemuStartError } from './errors.js';
 import type { LaunchedProcess, Launcher } from './launcher.js';
 import type { Exit, ProcessRecord } from './proc.js';
-
-/** Longest path of a unix socket, in bytes, without the ending zero. */
-const SOCKET_PATH_LIMIT_BYTES = 107;
+import { assertSocketPath, makePrivate, qemuPaths, readTail } from './qemu-directory.js';
 
 /** A QEMU to start. */
 export interface QemuProcessRequest {
@@ -42,23 +38,15 @@ export interface QemuProcessOptions {
 const START_LIMIT_MS = 30_000;
 const QUIT_LIMIT_MS = 10_000;
 const CONNECT_PAUSE_MS = 10;
-const LOG_TAIL_BYTES = 4096;
-
-/** The paths of one QEMU's files, all in its private folder. */
-export function qemuPaths(directory: string) {
-  return {
-    agentMonitor: join(directory, 'agent.sock'),
-    rescueMonitor: join(directory, 'rescue.sock'),
-    pidFile: join(directory, 'qemu.pid'),
-    log: join(directory, 'qemu.log'),
-  } as const;
-}
 
 /** One running QEMU with the agent's monitor connected. It lives on when this object is dropped. */
 export class QemuProcess {
   readonly qmp: QmpClient;
   readonly record: QemuProcessRecord;
-  /** A second monitor that the agent leaves free, for a watchdog or a person: a monitor serves one client only. */
+  /**
+   * A second monitor that the agent leaves free, for a watchdog or a person: a monitor serves one
+   * client only.
+   */
   readonly rescueMonitorPath: string;
   /** Resolves, never rejects, when the process is gone. */
   readonly exited: Promise<Exit>;
@@ -74,8 +62,9 @@ export class QemuProcess {
   }
 
   /**
-   * Starts QEMU and waits until its monitor answers. Rejects with QemuStartError if it ends or stays silent, with
-   * SocketPathError if the folder's path is too long, or with the signal's reason; the process is gone by then.
+   * Starts QEMU and waits until its monitor answers. Rejects with QemuStartError if it ends or
+   * stays silent, with SocketPathError if the folder's path is too long, or with the signal's
+   * reason; the process is gone by then.
    */
   static async start(
     launcher: Launcher,
@@ -108,8 +97,9 @@ export class QemuProcess {
   }
 
   /**
-   * Finds a QEMU again after the agent's restart; undefined if it is gone. Rejects with QemuIdentityError if another
-   * domain answers on its socket, or with a QMP error if its monitor does not answer.
+   * Finds a QEMU again after the agent's restart; undefined if it is gone. Rejects with
+   * QemuIdentityError if another domain answers on its socket, or with a QMP error if its monitor
+   * does not answer.
    */
   static async attach(
     launcher: Launcher,
@@ -134,7 +124,10 @@ export class QemuProcess {
     }
   }
 
-  /** Asks QEMU to end and waits until it has; kills it if it does not within `limitMs` (default 10 000). */
+  /**
+   * Asks QEMU to end and waits until it has; kills it if it does not within `limitMs` (default 10
+   * 000).
+   */
   async quit(options: { readonly limitMs?: number } = {}): Promise<Exit> {
     const limitMs = options.limitMs ?? QUIT_LIMIT_MS;
     using limit = withTimeout(undefined, limitMs, () => new Error('QEMU did not end in time.'));
@@ -172,15 +165,6 @@ export class QemuProcess {
   }
 }
 
-/** Throws SocketPathError if a unix socket cannot have this path. */
-function assertSocketPath(path: string): void {
-  const sizeBytes = Buffer.byteLength(path);
-  if (sizeBytes <= SOCKET_PATH_LIMIT_BYTES) return;
-  throw new SocketPathError(
-    `The socket path ${path} has ${sizeBytes} bytes; the kernel takes at most ${SOCKET_PATH_LIMIT_BYTES}. Choose a shorter run directory.`,
-  );
-}
-
 /** The options every QEMU gets. Values in QEMU's option syntax have their commas doubled. */
 function identityArguments(request: QemuProcessRequest): readonly string[] {
   const paths = qemuPaths(request.directory);
@@ -207,16 +191,6 @@ function identityArguments(request: QemuProcessRequest): readonly string[] {
     ...monitor('agent-monitor', paths.agentMonitor),
     ...monitor('rescue-monitor', paths.rescueMonitor),
   ];
-}
-
-async function makePrivate(directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true, mode: 0o700 });
-  const status = await lstat(directory);
-  if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o077) !== 0) {
-    throw new Error(
-      `${directory} must be a folder of this user with mode 0700, because it holds QEMU's monitors.`,
-    );
-  }
 }
 
 async function connectWhenReady(
@@ -256,7 +230,8 @@ async function connectWhenReady(
     }
     if (gone) throw await fail(`${describeExit(gone)} before its monitor answered`, gone);
     launched.hurry();
-    // The socket appears when QEMU has parsed its options; nothing tells when, so it is tried again.
+    // The socket appears when QEMU has parsed its options; nothing tells when, so it is tried
+    // again.
     await delay(CONNECT_PAUSE_MS, undefined, { signal: limit.signal }).catch(() => undefined);
   }
 }
@@ -267,21 +242,4 @@ function connectOptions(options: QemuProcessOptions): ConnectOptions {
     ...(options.signal ? { signal: options.signal } : {}),
     ...(options.transcript ? { transcript: options.transcript } : {}),
   };
-}
-
-async function readTail(path: string): Promise<string> {
-  try {
-    await using file = await open(path, 'r');
-    const { size } = await file.stat();
-    const start = Math.max(0, size - LOG_TAIL_BYTES);
-    const { buffer, bytesRead } = await file.read(
-      Buffer.alloc(size - start),
-      0,
-      size - start,
-      start,
-    );
-    return buffer.subarray(0, bytesRead).toString('utf8');
-  } catch {
-    return '';
-  }
 }

@@ -13,8 +13,9 @@ export interface RunOptions {
 const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 
 /**
- * Runs a program to its end without a shell and returns what it printed on stdout. Rejects with ProcessError if it
- * cannot be started, fails, or passes the limit, and with the signal's reason on abort; the program is gone by then.
+ * Runs a program to its end without a shell and returns what it printed on stdout. Rejects with
+ * ProcessError if it cannot be started, fails, or passes the limit, and with the signal's reason on
+ * abort; the program is gone by then.
  */
 export async function run(
   command: string,

@@ -8,15 +8,16 @@ import { run } from './run.js';
 const LIMIT_MS = 15_000;
 
 /**
- * Starts each process as a transient systemd service: it has a control group of its own, so that stopping or
- * upgrading the agent's service does not touch it.
+ * Starts each process as a transient systemd service: it has a control group of its own, so that
+ * stopping or upgrading the agent's service does not touch it.
  */
 export class SystemdLauncher implements Launcher {
   async launch(
     request: LaunchRequest,
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<LaunchedProcess> {
-    // A domain that moves away and back may meet its own unit that is just ending, so names are never used again.
+    // A domain that moves away and back may meet its own unit that is just ending, so names are
+    // never used again.
     const unit = `drover-${request.name}-${randomBytes(4).toString('hex')}.service`;
     const limits = { limitMs: LIMIT_MS, ...options };
     await run('systemd-run', systemdRunArguments(unit, request), limits);
@@ -47,7 +48,10 @@ export class SystemdLauncher implements Launcher {
   }
 }
 
-/** Service type "exec" makes systemd-run wait until the program was executed, and fail if it cannot be. */
+/**
+ * Service type "exec" makes systemd-run wait until the program was executed, and fail if it cannot
+ * be.
+ */
 function systemdRunArguments(unit: string, request: LaunchRequest): readonly string[] {
   return [
     `--unit=${unit}`,

@@ -32,8 +32,8 @@ const LIMIT_MS = 10_000;
 const CAP_NET_ADMIN = 12n;
 
 /**
- * Makes a tap, puts it into its bridge and switches it on. Rejects with TapError if the host is not set up for it and
- * with ProcessError if `ip` fails; nothing is left behind then.
+ * Makes a tap, puts it into its bridge and switches it on. Rejects with TapError if the host is not
+ * set up for it and with ProcessError if `ip` fails; nothing is left behind then.
  */
 export async function createTap(tap: TapRequest, options: TapOptions = {}): Promise<void> {
   assertName(tap.name);
@@ -41,7 +41,8 @@ export async function createTap(tap: TapRequest, options: TapOptions = {}): Prom
   if (!mayChangeNetwork()) {
     throw new TapError(
       'NOT_PERMITTED',
-      `The agent may not make network interfaces. Run it as root or with CAP_NET_ADMIN, or give the domain a "user" NIC instead of ${tap.name}.`,
+      'The agent may not make network interfaces. Run it as root or with CAP_NET_ADMIN, ' +
+        `or give the domain a "user" NIC instead of ${tap.name}.`,
     );
   }
   const limits = { limitMs: LIMIT_MS, ...options };

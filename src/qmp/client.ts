@@ -53,12 +53,15 @@ interface Pending {
 const DEFAULT_LIMIT_MS = 10_000;
 
 /**
- * Most commands in flight. QEMU stops reading a monitor once eight wait in its queue, and then an out-of-band
- * command, which is meant for the moment when everything is stuck, would not be read either.
+ * Most commands in flight. QEMU stops reading a monitor once eight wait in its queue, and then an
+ * out-of-band command, which is meant for the moment when everything is stuck, would not be read
+ * either.
  */
 const IN_FLIGHT_LIMIT = 7;
 
-/** One connection to one QEMU monitor. Commands may overlap; each answer finds its command by id. */
+/**
+ * One connection to one QEMU monitor. Commands may overlap; each answer finds its command by id.
+ */
 export class QmpClient implements AsyncDisposable {
   readonly greeting: Greeting;
   /** Resolves, never rejects, when the connection has ended, with the reason. */
@@ -86,8 +89,9 @@ export class QmpClient implements AsyncDisposable {
   }
 
   /**
-   * Connects to the monitor socket at `path` and negotiates; out-of-band commands are enabled where offered. Rejects
-   * with QmpClosedError if nobody listens, QmpTimeoutError if the monitor is silent: it serves one client at a time.
+   * Connects to the monitor socket at `path` and negotiates; out-of-band commands are enabled where
+   * offered. Rejects with QmpClosedError if nobody listens, QmpTimeoutError if the monitor is
+   * silent: it serves one client at a time.
    */
   static async connect(path: string, options: ConnectOptions = {}): Promise<QmpClient> {
     const limitMs = options.connectLimitMs ?? DEFAULT_LIMIT_MS;
@@ -112,8 +116,8 @@ export class QmpClient implements AsyncDisposable {
   }
 
   /**
-   * Sends a command and returns QEMU's answer. Rejects with QmpError if QEMU refuses it, QmpTimeoutError,
-   * QmpClosedError, or the signal's reason.
+   * Sends a command and returns QEMU's answer. Rejects with QmpError if QEMU refuses it,
+   * QmpTimeoutError, QmpClosedError, or the signal's reason.
    */
   async execute<C extends QmpCommandName>(
     command: C,
@@ -168,8 +172,13 @@ export class QmpClient implements AsyncDisposable {
     return new QmpTimeoutError(`an answer to ${command}`, limitMs);
   }
 
-  /** Waits for one of the places in flight. Whoever gets it returns it when the answer comes, not when it gives up. */
+  /**
+   * Waits for one of the places in flight. Whoever gets it returns it when the answer comes, not
+   * when it gives up.
+   */
   async #turn(signal: AbortSignal): Promise<void> {
+    // Nothing is answered any more, so no place would ever be free: `#send` tells the caller.
+    if (this.#end) return;
     if (this.#inFlight < IN_FLIGHT_LIMIT) {
       this.#inFlight++;
       return;

@@ -3,15 +3,20 @@ import { QmpProtocolError } from './errors.js';
 /** Largest message taken from QEMU. The schema, its largest honest answer, has some 200 KiB. */
 const MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024;
 
-/** Deepest nesting taken from QEMU. Block graphs are the deepest honest answers, at some 20 levels. */
+/**
+ * Deepest nesting taken from QEMU. Block graphs are the deepest honest answers, at some 20 levels.
+ */
 const DEPTH_LIMIT = 200;
 
-/** A JSON object as received. Looking up `__proto__` in it finds nothing but what the sender sent. */
+/**
+ * A JSON object as received. Looking up `__proto__` in it finds nothing but what the sender sent.
+ */
 export type JsonObject = { readonly [key: string]: unknown };
 
 /**
- * Cuts a byte stream into lines and each line into a JSON object. QEMU's answers are parsed as those of a stranger,
- * because a guest that took its QEMU over writes them: size and depth are bounded and `__proto__` is refused.
+ * Cuts a byte stream into lines and each line into a JSON object. QEMU's answers are parsed as
+ * those of a stranger, because a guest that took its QEMU over writes them: size and depth are
+ * bounded and `__proto__` is refused.
  */
 export class MessageDecoder {
   readonly #limitBytes: number;
@@ -74,7 +79,10 @@ function refusePrototype(key: string, value: unknown): unknown {
   return value;
 }
 
-/** Counts brackets outside of strings before parsing, because the parser recurses and would overflow the stack. */
+/**
+ * Counts brackets outside of strings before parsing, because the parser recurses and would overflow
+ * the stack.
+ */
 function assertDepth(line: string): void {
   let depth = 0;
   let inString = false;

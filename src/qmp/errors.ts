@@ -14,7 +14,10 @@ export class QmpError extends Error {
   }
 }
 
-/** The monitor connection is gone. Whether QEMU lives is a question for the process, not for this error. */
+/**
+ * The monitor connection is gone. Whether QEMU lives is a question for the process, not for this
+ * error.
+ */
 export class QmpClosedError extends Error {
   override readonly name = 'QmpClosedError';
   /** The command that was in flight, if any: it may or may not have been executed. */
@@ -29,7 +32,9 @@ export class QmpClosedError extends Error {
   }
 }
 
-/** QEMU did not answer in time. The command may still be executed later; its late answer is ignored. */
+/**
+ * QEMU did not answer in time. The command may still be executed later; its late answer is ignored.
+ */
 export class QmpTimeoutError extends Error {
   override readonly name = 'QmpTimeoutError';
   readonly waitedFor: string;
@@ -42,7 +47,10 @@ export class QmpTimeoutError extends Error {
   }
 }
 
-/** QEMU sent something that is not QMP. The connection is closed, because nothing after it can be trusted. */
+/**
+ * QEMU sent something that is not QMP. The connection is closed, because nothing after it can be
+ * trusted.
+ */
 export class QmpProtocolError extends Error {
   override readonly name = 'QmpProtocolError';
 }

@@ -11,7 +11,10 @@ export type QmpEvent<E extends QmpEventName = QmpEventName> = {
   [Name in E]: {
     readonly name: Name;
     readonly data: QmpEvents[Name];
-    /** QEMU's wall clock when it happened, in microseconds since 1970. Differences within one host are durations. */
+    /**
+     * QEMU's wall clock when it happened, in microseconds since 1970. Differences within one host
+     * are durations.
+     */
     readonly timestampUs: number;
   };
 }[E];
@@ -27,8 +30,9 @@ export interface WaitOptions {
 const KEPT_LIMIT = 10_000;
 
 /**
- * Collects events of the given names from the moment it is made. Make it before sending the command that causes the
- * event: what fires between the two is kept, and `next` cannot miss it. It ends with its scope (`using`).
+ * Collects events of the given names from the moment it is made. Make it before sending the command
+ * that causes the event: what fires between the two is kept, and `next` cannot miss it. It ends
+ * with its scope (`using`).
  */
 export class EventListener<E extends QmpEventName> implements Disposable {
   readonly #names: ReadonlySet<string>;
@@ -44,8 +48,9 @@ export class EventListener<E extends QmpEventName> implements Disposable {
   }
 
   /**
-   * Returns the oldest event, not yet returned, for which the predicate holds, and waits for it if there is none.
-   * Events that do not match are kept for later calls. Rejects when the connection closes and nothing kept matches.
+   * Returns the oldest event, not yet returned, for which the predicate holds, and waits for it if
+   * there is none. Events that do not match are kept for later calls. Rejects when the connection
+   * closes and nothing kept matches.
    */
   async next(options: WaitOptions): Promise<QmpEvent<E>>;
   async next<M extends QmpEvent<E>>(
@@ -76,7 +81,8 @@ export class EventListener<E extends QmpEventName> implements Disposable {
   offer(event: QmpEvent): void {
     if (this.#end || !this.#names.has(event.name)) return;
     this.#kept.push(event as QmpEvent<E>);
-    // Dropping one silently could hide the event that somebody waits for, so the listener fails instead.
+    // Dropping one silently could hide the event that somebody waits for, so the listener fails
+    // instead.
     if (this.#kept.length > KEPT_LIMIT) {
       this.fail(new QmpProtocolError(`QEMU sent more than ${KEPT_LIMIT} events that nobody took.`));
     }

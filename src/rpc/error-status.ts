@@ -18,7 +18,7 @@ import { RpcError } from './errors.js';
  */
 
 /** The domain of our reasons in ErrorInfo. */
-export const ERROR_DOMAIN = 'drover';
+const ERROR_DOMAIN = 'drover';
 
 const RETRY_AFTER_SECONDS = 1;
 

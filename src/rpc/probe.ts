@@ -1,5 +1,5 @@
 import { connect as connectTcp, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
+import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { parseAddress } from '../util/address.js';
 import type { Reason } from '../util/reasons.js';
 import {
@@ -39,38 +39,45 @@ export function explainFailure(agent: DialledAgent): Promise<RpcError> {
   const says = (text: string, cause?: unknown) =>
     new RpcError(unreachable, `The agent at ${address} ${text}.`, { cause, facts: { address } });
   return new Promise((resolve) => {
+    let secure: TLSSocket | undefined;
     let handshaken = false;
-    const { host, port } = parseAddress(address);
-    const tcp = connectTcp({ host, port });
-    const socket = connectTls({
-      socket: tcp,
-      servername: TLS_NAME,
-      ALPNProtocols: ['h2'],
-      checkServerIdentity: checkAgent(agent.expected),
-      ...contextOptions(agent.material),
-    });
-    const timer = setTimeout(
-      () => finish(says(tcp.connecting ? 'cannot be reached' : 'takes connections but is silent')),
-      PROBE_LIMIT_MS,
-    );
+    const tcp = connectTcp(parseAddress(address));
     const finish = (error: RpcError) => {
       clearTimeout(timer);
-      socket.destroy();
+      secure?.destroy();
       tcp.destroy();
       resolve(error);
     };
+    const timer = setTimeout(
+      () => finish(says(secure ? 'takes connections but is silent' : 'cannot be reached')),
+      PROBE_LIMIT_MS,
+    );
     const onError = (error: NodeJS.ErrnoException) =>
       finish(
         tlsProblem(error, agent, handshaken) ?? says(`cannot be reached: ${error.code}`, error),
       );
     tcp.on('error', onError);
-    socket.on('error', onError);
-    socket.on('secureConnect', () => {
-      handshaken = true;
+    // Only then, because a TLS socket hides why the socket beneath it could not connect.
+    tcp.on('connect', () => {
+      secure = handshake(tcp, agent);
+      secure.on('error', onError);
+      secure.on('secureConnect', () => {
+        handshaken = true;
+      });
+      // An agent that takes us speaks first, with its HTTP/2 settings.
+      secure.on('data', () => finish(says('is there now, but the connection to it was lost')));
+      secure.on('close', () => finish(tlsProblem(undefined, agent, handshaken) ?? says('hung up')));
     });
-    // An agent that takes us speaks first, with its HTTP/2 settings.
-    socket.on('data', () => finish(says('is there now, but the connection to it was lost')));
-    socket.on('close', () => finish(tlsProblem(undefined, agent, handshaken) ?? says('hung up')));
+  });
+}
+
+function handshake(socket: Socket, { expected, material }: DialledAgent): TLSSocket {
+  return connectTls({
+    socket,
+    servername: TLS_NAME,
+    ALPNProtocols: ['h2'],
+    checkServerIdentity: checkAgent(expected),
+    ...contextOptions(material),
   });
 }
 

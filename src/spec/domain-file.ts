@@ -4,7 +4,9 @@ import { size } from './fields.js';
 import { checkYaml, type FileViolation, fileError, readYaml, showYamlPath } from './strict-yaml.js';
 import type { SpecViolation } from './violations.js';
 
-/** Values are looked at by the spec's own schema; here it is the keys, and sizes with their units. */
+/**
+ * Values are looked at by the spec's own schema; here it is the keys, and sizes with their units.
+ */
 const anything = z.unknown().optional();
 const group = { error: 'must be a group of fields' };
 
@@ -52,10 +54,11 @@ const fileSchema = z.strictObject(
 );
 
 /**
- * Reads a domain's spec from YAML: the words of the wire in snake_case, sizes with a unit and without `_bytes`. What
- * the file leaves open stays open: the agent fills in the defaults.
+ * Reads a domain's spec from YAML: the words of the wire in snake_case, sizes with a unit and
+ * without `_bytes`. What the file leaves open stays open: the agent fills in the defaults.
  *
- * @throws ReasonedError `SPEC_INVALID`, or the reason of the first violation; all are told, with their lines
+ * @throws ReasonedError `SPEC_INVALID`, or the reason of the first violation; all are told, with
+ * their lines
  */
 export function parseDomainFile(text: string, fileName: string): DomainSpecInput {
   const file = readYaml(text, 'SPEC_INVALID');

@@ -17,10 +17,16 @@ export function isPcMachine(machine: string): boolean {
   return machine === 'pc' || machine.startsWith('pc-i440fx-');
 }
 
-/** A spec of which single fields may be wrong: every rule must bear values that are not what the type says. */
+/**
+ * A spec of which single fields may be wrong: every rule must bear values that are not what the
+ * type says.
+ */
 type Unchecked<T> = { readonly [K in keyof T]?: unknown };
 
-/** Finds every rule across fields that a spec breaks. Fields that are wrong by themselves are told elsewhere. */
+/**
+ * Finds every rule across fields that a spec breaks. Fields that are wrong by themselves are told
+ * elsewhere.
+ */
 export function checkRules(spec: Unchecked<DomainSpec>): readonly BrokenRule[] {
   const disks = groups<DiskSpec>(spec.disks);
   const nics = groups<NicSpec>(spec.nics);
@@ -107,7 +113,10 @@ function* checkSlots(
   if (needed > available) {
     yield {
       path: ['disks'],
-      message: `need ${needed} PCI slots together with the other devices, and there are ${available}; put disks on virtio-scsi, which share one`,
+      message: [
+        `need ${needed} PCI slots together with the other devices, and there are ${available};`,
+        'put disks on virtio-scsi, which share one',
+      ].join(' '),
     };
   }
 }

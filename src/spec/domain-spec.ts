@@ -47,7 +47,7 @@ const bus = z
         ? {
             code: 'custom',
             params: { reason: 'QEMU_DEVICE_UNKNOWN' satisfies Reason },
-            message: `cannot be nvme, because QEMU cannot migrate its NVMe device; use ${BUSES.join(', ')}`,
+            message: `cannot be nvme, which QEMU cannot migrate; use ${BUSES.join(', ')}`,
           }
         : { code: 'custom', message: `must be ${BUSES.join(', ')}, not ${quote(value)}` },
     );
@@ -142,7 +142,8 @@ const domainSchema = z
     },
     { error: 'must be a group of fields' },
   )
-  // The rules across fields run even when single fields are wrong, so that all violations are told at once.
+  // The rules across fields run even when single fields are wrong, so that all violations are told
+  // at once.
   .superRefine(
     (spec, context) => {
       for (const { path, message } of checkRules(spec)) {
@@ -160,7 +161,7 @@ const domainSchema = z
   );
 
 /** How a disk is attached to its domain. */
-export type DiskBus = (typeof BUSES)[number];
+type DiskBus = (typeof BUSES)[number];
 /** The format of an image. */
 export type ImageFormat = 'raw' | 'qcow2';
 
@@ -194,7 +195,9 @@ export interface NicSpec {
   readonly model: 'virtio-net' | 'e1000';
 }
 
-/** What a domain is made of, with every default filled in. Fields as in `DomainSpec` of the wire. */
+/**
+ * What a domain is made of, with every default filled in. Fields as in `DomainSpec` of the wire.
+ */
 export interface DomainSpec {
   readonly name: string;
   /** Empty until creation. */
@@ -229,7 +232,10 @@ export type CheckedSpec =
   | { readonly spec: DomainSpec; readonly violations: readonly [] }
   | { readonly spec: undefined; readonly violations: readonly [SpecViolation, ...SpecViolation[]] };
 
-/** Checks a spec, as decoded from the wire or read from a file, and fills in the defaults. Never throws. */
+/**
+ * Checks a spec, as decoded from the wire or read from a file, and fills in the defaults. Never
+ * throws.
+ */
 export function checkDomainSpec(input: unknown): CheckedSpec {
   const result = domainSchema.safeParse(input);
   const unknown = unknownFields(input);

@@ -1,4 +1,7 @@
-/** Returns the word that was probably meant: the one the fewest letters away, at most a third of them. */
+/**
+ * Returns the word that was probably meant: the one the fewest letters away, at most a third of
+ * them.
+ */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;

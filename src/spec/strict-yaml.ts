@@ -32,8 +32,8 @@ export interface FileViolation extends Violation {
 }
 
 /**
- * Reads a YAML file against a schema whose keys are in camelCase; in the file they are in snake_case. Unknown keys are
- * refused with the nearest known one.
+ * Reads a YAML file against a schema whose keys are in camelCase; in the file they are in
+ * snake_case. Unknown keys are refused with the nearest known one.
  *
  * @throws ReasonedError of the given reason, with all violations
  */

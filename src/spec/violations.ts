@@ -14,15 +14,18 @@ export function showPath(path: readonly PropertyKey[]): string {
     .join('');
 }
 
-/** Finds fields of a newer protocol, which this version cannot honour and must not drop in silence. */
+/**
+ * Finds fields of a newer protocol, which this version cannot honour and must not drop in silence.
+ */
 export function unknownFields(value: unknown, path: (string | number)[] = []): SpecViolation[] {
   if (typeof value !== 'object' || value === null) return [];
   return Object.entries(value).flatMap(([key, child]): SpecViolation[] => {
     if (key === '_unknownFields') {
+      const where = showPath(path) || 'the spec';
       return Object.keys(child ?? {}).map((tag) => ({
         reason: 'SPEC_INVALID',
         subject: showPath(path),
-        message: `${showPath(path) || 'the spec'} has field ${Number(tag) >>> 3}, which this version does not know`,
+        message: `${where} has field ${Number(tag) >>> 3}, which this version does not know`,
         path,
       }));
     }

@@ -1,7 +1,7 @@
 import { isIPv6 } from 'node:net';
 
 /** Where an agent listens on the network, unless another port is said. */
-export const AGENT_PORT = 7443;
+const AGENT_PORT = 7443;
 
 /** A host name or IP address, and a port. */
 export interface Address {

@@ -2,8 +2,9 @@ import { type Deferred, deferred } from './deferred.js';
 import { untilAborted } from './linked-signal.js';
 
 /**
- * A queue between one producer and one consumer that holds at most `limit` items: `push` waits while it is full,
- * so a fast producer is slowed down to the consumer's pace and memory stays bounded.
+ * A queue between one producer and one consumer that holds at most `limit` items: `push` waits
+ * while it is full, so a fast producer is slowed down to the consumer's pace and memory stays
+ * bounded.
  */
 export class BoundedQueue<T> implements AsyncIterable<T> {
   readonly #limit: number;
@@ -17,7 +18,10 @@ export class BoundedQueue<T> implements AsyncIterable<T> {
     this.#limit = limit;
   }
 
-  /** Adds an item; waits while the queue is full. Resolves to false if the queue was ended: nobody will read it. */
+  /**
+   * Adds an item; waits while the queue is full. Resolves to false if the queue was ended: nobody
+   * will read it.
+   */
   async push(item: T, options: { readonly signal?: AbortSignal } = {}): Promise<boolean> {
     while (!this.#end && this.#items.length >= this.#limit) {
       await untilAborted(this.#changed.promise, options.signal);
@@ -28,7 +32,10 @@ export class BoundedQueue<T> implements AsyncIterable<T> {
     return true;
   }
 
-  /** Ends the queue. The consumer still gets what is queued, then the end, or the error if there is one. */
+  /**
+   * Ends the queue. The consumer still gets what is queued, then the end, or the error if there is
+   * one.
+   */
   end(error?: unknown): void {
     this.#end ??= { error };
     this.#notify();

@@ -18,9 +18,9 @@ const DURATION_UNITS: ReadonlyMap<string, number> = new Map([
 ]);
 
 /**
- * Reads a size: a whole number of bytes, or a number with K, M, G, T, P (or KiB, MiB, ...), all powers of 1024 as
- * in QEMU. Decimal units ("1GB") and bits ("1Gb") are refused because people mean different things by them.
- * Throws a RangeError that says what is allowed.
+ * Reads a size: a whole number of bytes, or a number with K, M, G, T, P (or KiB, MiB, ...), all
+ * powers of 1024 as in QEMU. Decimal units ("1GB") and bits ("1Gb") are refused because people mean
+ * different things by them. Throws a RangeError that says what is allowed.
  */
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim());
@@ -28,13 +28,17 @@ export function parseSize(text: string): number {
   const value = factor ? Number(match[1]) * factor : Number.NaN;
   if (!Number.isSafeInteger(value)) {
     throw new RangeError(
-      `"${text}" is not a size. Give whole bytes, or a number with K, M, G, T or P (or KiB, MiB, ...), all powers of 1024, such as "64MiB".`,
+      `"${text}" is not a size. Give whole bytes, or a number with K, M, G, T or P ` +
+        '(or KiB, MiB, ...), all powers of 1024, such as "64MiB".',
     );
   }
   return value;
 }
 
-/** Writes a size for people, with the largest unit that keeps the number at or above 1: "64 MiB", "1.5 GiB". */
+/**
+ * Writes a size for people, with the largest unit that keeps the number at or above 1: "64 MiB",
+ * "1.5 GiB".
+ */
 export function formatSize(sizeBytes: number): string {
   let value = sizeBytes;
   let unit = 'B';
@@ -47,8 +51,9 @@ export function formatSize(sizeBytes: number): string {
 }
 
 /**
- * Reads a duration in milliseconds from "300ms", "5s", "5m" or "1h". A bare number is refused, because seconds and
- * milliseconds are both plausible. Throws a RangeError that says what is allowed.
+ * Reads a duration in milliseconds from "300ms", "5s", "5m" or "1h". A bare number is refused,
+ * because seconds and milliseconds are both plausible. Throws a RangeError that says what is
+ * allowed.
  */
 export function parseDuration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]+)$/.exec(text.trim());
@@ -56,7 +61,8 @@ export function parseDuration(text: string): number {
   const value = factor ? Number(match[1]) * factor : Number.NaN;
   if (!Number.isSafeInteger(value)) {
     throw new RangeError(
-      `"${text}" is not a duration. Give a number with ms, s, m or h, in whole milliseconds, such as "300ms".`,
+      `"${text}" is not a duration. Give a number with ms, s, m or h, ` +
+        'in whole milliseconds, such as "300ms".',
     );
   }
   return value;

@@ -1,6 +1,9 @@
 /** Where time comes from, so that tests can bring their own. */
 export interface Clock {
-  /** Milliseconds from some fixed point in the past; never goes back. For measuring how long things take. */
+  /**
+   * Milliseconds from some fixed point in the past; never goes back. For measuring how long things
+   * take.
+   */
   nowMs(): number;
   /** The same in whole microseconds. */
   nowUs(): number;

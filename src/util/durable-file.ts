@@ -3,8 +3,8 @@ import { open, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 /**
- * Replaces a file so that after a power loss either the old or the new contents are there, whole. Resolves when the
- * new contents are on stable storage; the file is readable by its owner only.
+ * Replaces a file so that after a power loss either the old or the new contents are there, whole.
+ * Resolves when the new contents are on stable storage; the file is readable by its owner only.
  */
 export async function writeDurably(path: string, contents: string): Promise<void> {
   const directory = dirname(path);

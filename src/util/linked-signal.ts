@@ -4,8 +4,9 @@ export interface LinkedSignal extends Disposable {
 }
 
 /**
- * Combines signals: the result aborts with the reason of the first that does. Dispose of it when the work ends,
- * because a long-lived signal would otherwise gather one listener for every piece of work done under it.
+ * Combines signals: the result aborts with the reason of the first that does. Dispose of it when
+ * the work ends, because a long-lived signal would otherwise gather one listener for every piece of
+ * work done under it.
  */
 export function linkSignals(...signals: readonly (AbortSignal | undefined)[]): LinkedSignal {
   const controller = new AbortController();
@@ -29,8 +30,9 @@ export function linkSignals(...signals: readonly (AbortSignal | undefined)[]): L
 }
 
 /**
- * Adds a time limit to a signal. The error is made only when the limit passes and becomes `signal.reason`, so it
- * can name what was waited for. `limitMs` below 0 counts as 0; `Infinity` means no limit.
+ * Adds a time limit to a signal. The error is made only when the limit passes and becomes
+ * `signal.reason`, so it can name what was waited for. `limitMs` below 0 counts as 0; `Infinity`
+ * means no limit.
  */
 export function withTimeout(
   signal: AbortSignal | undefined,
@@ -52,8 +54,9 @@ export function withTimeout(
 }
 
 /**
- * Waits for a promise, but no longer than the signal allows: rejects with `signal.reason` on abort. The promise
- * itself goes on; a rejection that comes after the abort is swallowed, because nobody is left to hear it.
+ * Waits for a promise, but no longer than the signal allows: rejects with `signal.reason` on abort.
+ * The promise itself goes on; a rejection that comes after the abort is swallowed, because nobody
+ * is left to hear it.
  */
 export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;

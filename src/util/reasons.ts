@@ -191,7 +191,7 @@ export const REASONS = {
     'The host has no such bridge.',
     "Create the bridge, or change the domain's network interface.",
   ),
-  POOL_MISSING: r(
+  DISK_TARGET_MISSING: r(
     'FAILED_PRECONDITION',
     false,
     'The host has no such pool.',

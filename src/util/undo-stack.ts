@@ -5,9 +5,10 @@ export interface UndoFailure {
 }
 
 /**
- * Undo steps that run in reverse order when the scope ends, unless the work succeeded and released them.
- * A step that fails is reported and the next one runs all the same: an undo must never hide the error that
- * caused it, and one stuck step must not keep the others from being undone. Disposal therefore never throws.
+ * Undo steps that run in reverse order when the scope ends, unless the work succeeded and released
+ * them. A step that fails is reported and the next one runs all the same: an undo must never hide
+ * the error that caused it, and one stuck step must not keep the others from being undone. Disposal
+ * therefore never throws.
  */
 export class UndoStack implements AsyncDisposable {
   #steps: { readonly name: string; readonly undo: () => unknown }[] = [];

@@ -30,7 +30,9 @@ export interface FakeServices {
   readonly hosts?: Partial<HostServiceImplementation>;
 }
 
-/** Services in this process that answer what a test says, on a unix socket or with TLS on loopback. */
+/**
+ * Services in this process that answer what a test says, on a unix socket or with TLS on loopback.
+ */
 export interface FakeServer extends AsyncDisposable {
   /** As `--agent` takes it. */
   readonly address: string;

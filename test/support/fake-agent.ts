@@ -37,7 +37,9 @@ export function memoryLog(): Log & { readonly lines: LogLine[] } {
   return log;
 }
 
-/** What a test says about the ports behind the services; a port not said fails when it is called. */
+/**
+ * What a test says about the ports behind the services; a port not said fails when it is called.
+ */
 export interface FakePorts {
   /** Where to listen; the default is a free port of loopback. */
   readonly address?: string;
@@ -130,7 +132,7 @@ export async function readAll(stream: ByteStream): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-export const HOST_FACTS = {
+const HOST_FACTS = {
   name: 'host-b',
   qemuVersion: '10.0.2',
   qemuProblem: '',

@@ -65,10 +65,14 @@ export class HostStage implements AsyncDisposable {
     return stage;
   }
 
-  /** Ends this life of the manager and begins the next one; QEMUs go on. */
-  async reopen(): Promise<HostDomains> {
+  /**
+   * Ends this life of the manager and begins the next one; QEMUs go on, and so may what `between`
+   * does.
+   */
+  async reopen(between: () => void = () => undefined): Promise<HostDomains> {
     await this.#notePids();
     await this.domains.close();
+    between();
     this.domains = await HostDomains.open(this.settings);
     return this.domains;
   }

@@ -1,4 +1,4 @@
-import type { Mirrors, RamSend } from '../../src/domain/types.js';
+import type { LoadedGuest, Mirrors, RamSend } from '../../src/domain/types.js';
 import { byteStreamPair } from './byte-stream-pair.js';
 import type { Actor, QemuStage } from './qemu-stage.js';
 
@@ -16,6 +16,8 @@ export type MoveHooks = Partial<
 > & {
   /** Gets what cuts the RAM stream. */
   readonly onStream?: (cut: (reason?: Error) => void) => void;
+  /** Gets the promise that the destination votes with. */
+  readonly onLoading?: (loading: Promise<LoadedGuest>) => void;
   /** Bytes per second; slow enough lets a test act before a phase is over. */
   readonly mirrorBandwidth?: number;
   readonly ramBandwidth?: number;
@@ -49,6 +51,7 @@ export async function moveGuest(
   receive.receive(streams.right, { signal }).catch(() => undefined);
   const loading = incoming.loaded({ signal });
   loading.catch(() => undefined);
+  hooks.onLoading?.(loading);
   const channel = { open: async () => streams.left };
   await using ram: RamSend = await domain.sendRam(
     channel,

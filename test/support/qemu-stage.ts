@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
-import { mkdir, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdir, mkdtemp, open, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -12,6 +12,7 @@ import { QemuDomain } from '../../src/domain/qemu-domain.js';
 import type { LaunchSpec } from '../../src/domain/types.js';
 import { findOnPath } from '../../src/process/binary.js';
 import { DetachedLauncher } from '../../src/process/detached-launcher.js';
+import type { Launcher } from '../../src/process/launcher.js';
 import { QemuProcess } from '../../src/process/qemu-process.js';
 import type { Transcript } from '../../src/qmp/client.js';
 import { type DomainSpec, parseDomainSpec } from '../../src/spec/domain-spec.js';
@@ -24,7 +25,14 @@ const MIB = 1024 ** 2;
 export interface StageSpec {
   readonly machine?: 'q35' | 'pc';
   readonly disks?: readonly object[];
-  readonly transcript?: Transcript;
+  /** Hears what is said to and by the QEMU of that name. */
+  readonly transcript?: (name: string, ...heard: Parameters<Transcript>) => void;
+  /** Starts the QEMUs; default: real ones. A fake one's images are all raw. */
+  readonly launcher?: Launcher;
+  /** Bytes of the source's first disk, from 6 MiB on, that are not zeros. */
+  readonly filledBytes?: number;
+  /** Where the twins' NBD servers listen. */
+  readonly ports?: readonly [number, number];
 }
 
 /** One QEMU on the stage, with its images and its serial console. */
@@ -41,13 +49,13 @@ export class QemuStage implements AsyncDisposable {
   readonly problems: string[] = [];
   readonly #directory: string;
   readonly #binary: string;
-  readonly #transcript: Transcript | undefined;
+  readonly #options: StageSpec;
   readonly #actors: Actor[] = [];
 
   private constructor(directory: string, binary: string, options: StageSpec) {
     this.#directory = directory;
     this.#binary = binary;
-    this.#transcript = options.transcript;
+    this.#options = options;
     this.spec = parseDomainSpec({
       name: 'mover',
       uuid: randomUUID(),
@@ -60,7 +68,7 @@ export class QemuStage implements AsyncDisposable {
   }
 
   static async open(options: StageSpec = {}): Promise<QemuStage> {
-    const binary = await findOnPath('qemu-system-x86_64');
+    const binary = options.launcher ? '/fake/qemu' : await findOnPath('qemu-system-x86_64');
     if (binary === undefined) throw new Error('There is no qemu-system-x86_64 on PATH.');
     return new QemuStage(await mkdtemp(join(tmpdir(), 'drover-stage-')), binary, options);
   }
@@ -79,8 +87,12 @@ export class QemuStage implements AsyncDisposable {
     };
   }
 
-  /** Starts a QEMU with new images; the first disk of a source can be booted from. */
-  async start(name: string, mode: 'stopped' | 'incoming'): Promise<Actor> {
+  /** Starts a QEMU with new images; the first disk of a source can be booted from. `changes` make it another machine. */
+  async start(
+    name: string,
+    mode: 'stopped' | 'incoming',
+    changes: Partial<DomainSpec> = {},
+  ): Promise<Actor> {
     const directory = join(this.#directory, name);
     await mkdir(directory, { mode: 0o700 });
     const shared = this.spec.disks.filter((disk) => disk.shared).map(({ id }) => id);
@@ -89,8 +101,15 @@ export class QemuStage implements AsyncDisposable {
     for (const [index, disk] of this.spec.disks.entries()) {
       const path = imagePath(disk.id);
       if (disk.shared && mode === 'incoming') continue;
-      if (mode === 'stopped' && index === 0) await createBootSectorImage(path, disk.sizeBytes);
-      else await makeImage(path, disk.format, disk.sizeBytes);
+      if (mode === 'stopped' && index === 0 && !this.#options.launcher)
+        await createBootSectorImage(path, disk.sizeBytes);
+      else await makeImage(path, this.#options.launcher ? 'raw' : disk.format, disk.sizeBytes);
+    }
+    const [first] = this.spec.disks;
+    if (mode === 'stopped' && first && this.#options.filledBytes) {
+      await using image = await open(imagePath(first.id), 'r+');
+      const bytes = randomBytes(this.#options.filledBytes);
+      await image.write(bytes, 0, bytes.length, 6 * MIB);
     }
     const serialPath = join(directory, 'serial.log');
     const places = {
@@ -105,15 +124,19 @@ export class QemuStage implements AsyncDisposable {
       taps: {},
     };
     const process = await QemuProcess.start(
-      new DetachedLauncher(),
+      this.#options.launcher ?? new DetachedLauncher(),
       {
         binary: this.#binary,
         uuid: this.spec.uuid,
         name: this.spec.name,
         directory,
-        argv: launchArguments(this.definition, places, mode),
+        argv: launchArguments(
+          { ...this.definition, spec: { ...this.spec, ...changes } },
+          places,
+          mode,
+        ),
       },
-      this.#transcript ? { transcript: this.#transcript } : {},
+      { transcript: (...heard) => this.#options.transcript?.(name, ...heard) },
     );
     const actor = { process, directory, serial: SerialLog.file(serialPath, name), imagePath };
     this.#actors.push(actor);
@@ -135,10 +158,10 @@ export class QemuStage implements AsyncDisposable {
 
   /** A twin as the flow sees it. */
   incoming(actor: Actor, launchSpec: LaunchSpec): QemuIncomingDomain {
-    const sizes = launchSpec.disks.map(async ({ diskId }) => [
-      diskId,
-      (await stat(actor.imagePath(diskId))).blocks * 512,
-    ]);
+    const allocated = launchSpec.disks.map(({ diskId }) => async () => {
+      const { blocks } = await stat(actor.imagePath(diskId));
+      return [diskId, blocks * 512] as const;
+    });
     return new QemuIncomingDomain({
       process: actor.process,
       request: {
@@ -149,9 +172,10 @@ export class QemuStage implements AsyncDisposable {
         sourceHost: 'here',
       },
       directory: actor.directory,
-      data: { address: '127.0.0.1', ports: [49_600, 49_699] as const },
+      data: { address: '127.0.0.1', ports: this.#options.ports ?? [49_600, 49_699] },
       own: async () => undefined,
-      allocated: async () => Object.fromEntries(await Promise.all(sizes)),
+      disown: async () => undefined,
+      allocated: async () => Object.fromEntries(await Promise.all(allocated.map((ask) => ask()))),
       discard: async () => {
         await actor.process.kill();
       },

@@ -215,7 +215,10 @@ export async function startMirror(pair: Pair): Promise<void> {
   });
 }
 
-/** Starts the migration of RAM and waits for a status of the source. At `crawl` it does not get to its end. */
+/**
+ * Starts the migration of RAM and waits for a status of the source. At `crawl` it does not get to
+ * its end.
+ */
 export async function migrateUntil(
   pair: Pair,
   status: MigrationStatus,

@@ -30,14 +30,17 @@ const FORMATS: ReadonlySet<string> = new Set(['raw', 'qcow2']);
 const DISK_DEVICES = /^(virtio-blk|scsi-hd|scsi-cd|ide-hd|ide-cd)/;
 
 /**
- * The block nodes of one fake QEMU. Every image, whatever format is named, is a plain file of the virtual size: what
- * matters here is which bytes arrive where, and the formats are QEMU's business.
+ * The block nodes of one fake QEMU. Every image, whatever format is named, is a plain file of the
+ * virtual size: what matters here is which bytes arrive where, and the formats are QEMU's business.
  */
 export class BlockGraph {
   readonly nodes = new Map<string, BlockNode>();
   readonly #disks: GuestDisk[] = [];
 
-  /** Opens an image given by `-blockdev` or `blockdev-add`. A format node's `file` may be nested or a name. */
+  /**
+   * Opens an image given by `-blockdev` or `blockdev-add`. A format node's `file` may be nested or
+   * a name.
+   */
   addFile(options: OptionObject): BlockNode {
     const name = String(options['node-name'] ?? `#block${this.nodes.size}`);
     this.#assertFree(name);

@@ -53,6 +53,7 @@ export const MACHINE_COMMANDS: Commands = {
     throw new FakeQmpError(`Property '${String(device['driver'])}.${property}' not found`);
   },
   'qom-list': (qemu, { path }) => {
+    if (path === '/objects') return [{ name: 'type', type: 'string' }, ...qemu.objects.list()];
     const named = path === '/machine/peripheral';
     if (!named && path !== '/machine/peripheral-anon') {
       throw new FakeQmpError(`Device '${path}' not found`, 'DeviceNotFound');

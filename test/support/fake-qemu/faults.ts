@@ -81,7 +81,10 @@ export const dropMonitors: FaultAction = (qemu) => {
   qemu.dropMonitors();
 };
 
-/** Everything stops at this point until `release` is called. Out-of-band commands are still answered. */
+/**
+ * Everything stops at this point until `release` is called. Out-of-band commands are still
+ * answered.
+ */
 export function hold(): {
   readonly action: FaultAction;
   readonly reached: Promise<void>;

@@ -7,8 +7,9 @@ export interface Frame {
 }
 
 /**
- * Frames over a socket, for the two byte streams between fakes. A frame is two lengths of four bytes, then header
- * and payload. Real QEMUs speak NBD and the migration format here; nothing between them looks inside either.
+ * Frames over a socket, for the two byte streams between fakes. A frame is two lengths of four
+ * bytes, then header and payload. Real QEMUs speak NBD and the migration format here; nothing
+ * between them looks inside either.
  */
 export class FrameSocket {
   readonly socket: Socket;
@@ -41,7 +42,10 @@ export class FrameSocket {
     return this.#ended;
   }
 
-  /** Sends a frame and waits until the kernel has taken it: back-pressure is real. False if the other end is gone. */
+  /**
+   * Sends a frame and waits until the kernel has taken it: back-pressure is real. False if the
+   * other end is gone.
+   */
   async send(header: Frame['header'], payload: Buffer = Buffer.alloc(0)): Promise<boolean> {
     if (this.socket.destroyed || !this.socket.writable) return false;
     const json = Buffer.from(JSON.stringify(header));

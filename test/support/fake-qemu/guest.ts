@@ -25,8 +25,9 @@ const MAGIC = 0x31514553;
 const PAUSE_MS = 4;
 
 /**
- * A guest that writes numbered sectors to its disks, one after the other, and notes which ones were acknowledged.
- * Its only state in RAM is the next number, so that a lost write, a write done twice and two guests at once all show.
+ * A guest that writes numbered sectors to its disks, one after the other, and notes which ones were
+ * acknowledged. Its only state in RAM is the next number, so that a lost write, a write done twice
+ * and two guests at once all show.
  */
 export class FakeGuest {
   /** Acknowledged while it ran under this QEMU, oldest first. */

@@ -4,7 +4,10 @@ import type { ImageFormat, ImageInfo, ImageTool } from '../../../src/process/qem
 import { FAKE_MACHINES } from './commands-machine.js';
 import { FAKE_CAPABILITIES } from './commands-migration.js';
 
-/** An image tool whose images are sparse files of the virtual size, whatever the format: what fake QEMUs read. */
+/**
+ * An image tool whose images are sparse files of the virtual size, whatever the format: what fake
+ * QEMUs read.
+ */
 export class FakeImageTool implements ImageTool {
   async create(path: string, _format: ImageFormat, sizeBytes: number): Promise<void> {
     writeFileSync(path, '');

@@ -10,8 +10,8 @@ import { FakeQemu } from './qemu.js';
 let nextPid = 5_000_000;
 
 /**
- * Starts fake QEMUs inside this process: one launcher stands for one host. It plays the kernel too, so it must live
- * on when an agent of that host is restarted.
+ * Starts fake QEMUs inside this process: one launcher stands for one host. It plays the kernel too,
+ * so it must live on when an agent of that host is restarted.
  */
 export class FakeLauncher implements Launcher {
   /** Every fake QEMU ever started on this host, oldest first. */

@@ -15,7 +15,9 @@ export interface MigrationMachine {
   startGuest(): Promise<void>;
   setRunState(state: RunState): void;
   emit(event: string, data: Readonly<Record<string, unknown>>): Promise<void>;
-  /** Ends the process, as QEMU does when an incoming migration fails and nothing else was asked for. */
+  /**
+   * Ends the process, as QEMU does when an incoming migration fails and nothing else was asked for.
+   */
   exit(code: number): void;
 }
 

@@ -54,16 +54,23 @@ export class MirrorJob {
     await this.#enter('running');
     for (let chunk = 0; chunk * CHUNK_BYTES < this.options.source.sizeBytes; chunk++)
       this.#dirty.add(chunk);
-    void this.#run();
+    void this.#run().catch((error: NodeJS.ErrnoException) => {
+      // The images were closed under it, because its QEMU died.
+      if (error.code !== 'EBADF') throw error;
+    });
   }
 
-  /** Writes for the guest: here, and on the target before it is acknowledged if the mirror is write-blocking. */
+  /**
+   * Writes for the guest: here, and on the target before it is acknowledged if the mirror is
+   * write-blocking.
+   */
   async guestWrite(offset: number, bytes: Buffer): Promise<void> {
     const { source, target } = this.options;
     writeNode(source, offset, bytes);
     if (this.status === 'concluded') return;
     const chunk = Math.floor(offset / CHUNK_BYTES);
-    // A target that fails must not fail the guest's write: the chunk stays dirty and the copying finds out.
+    // A target that fails must not fail the guest's write: the chunk stays dirty and the copying
+    // finds out.
     const written =
       this.#writeBlocking && !this.#dirty.has(chunk)
         ? await target.nbd?.write(offset, bytes).then(

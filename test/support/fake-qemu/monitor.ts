@@ -15,7 +15,9 @@ interface Connection {
   negotiated: boolean;
 }
 
-/** One monitor socket of a fake QEMU. It serves one client at a time; the next one waits unanswered. */
+/**
+ * One monitor socket of a fake QEMU. It serves one client at a time; the next one waits unanswered.
+ */
 export class Monitor {
   readonly path: string;
   readonly #server: Server;

@@ -83,7 +83,9 @@ export class NbdClient {
   }
 }
 
-/** What stands in for the handshake of TLS with a pre-shared key: only who has the key can make it. */
+/**
+ * What stands in for the handshake of TLS with a pre-shared key: only who has the key can make it.
+ */
 export function proofOf(key: string): string {
   return createHash('sha256').update(key).digest('hex');
 }

@@ -11,7 +11,10 @@ interface Credentials {
 
 /** The objects of `object-add`. Pre-shared keys are really read from their folder. */
 export class FakeObjects {
-  readonly #objects = new Map<string, Credentials | undefined>();
+  readonly #objects = new Map<
+    string,
+    { readonly type: string; readonly credentials: Credentials | undefined }
+  >();
 
   add(options: OptionObject): void {
     const id = String(options['id']);
@@ -20,10 +23,14 @@ export class FakeObjects {
         `attempt to add duplicate property '${id}' to object (type 'container')`,
       );
     }
-    this.#objects.set(
-      id,
-      options['qom-type'] === 'tls-creds-psk' ? readCredentials(options) : undefined,
-    );
+    const type = String(options['qom-type']);
+    const credentials = type === 'tls-creds-psk' ? readCredentials(options) : undefined;
+    this.#objects.set(id, { type, credentials });
+  }
+
+  /** Lists them as `qom-list` does. */
+  list(): readonly { readonly name: string; readonly type: string }[] {
+    return [...this.#objects].map(([name, { type }]) => ({ name, type: `child<${type}>` }));
   }
 
   remove(id: string): void {
@@ -43,7 +50,7 @@ export class FakeObjects {
   }
 
   #credentials(id: string): Credentials {
-    const credentials = this.#objects.get(id);
+    const credentials = this.#objects.get(id)?.credentials;
     if (!credentials) throw new FakeQmpError(`No TLS credentials with id '${id}'`);
     return credentials;
   }

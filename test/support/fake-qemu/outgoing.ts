@@ -12,7 +12,9 @@ const CHUNK_BYTES = 64 * 1024;
 class Cancelled extends Error {}
 class ChannelError extends Error {}
 
-/** The source half of a fake migration: QEMU's statuses, events and self-resume, over a real socket. */
+/**
+ * The source half of a fake migration: QEMU's statuses, events and self-resume, over a real socket.
+ */
 export class Outgoing {
   status: MigrationStatus = 'setup';
   error: string | undefined;
@@ -153,7 +155,8 @@ export class Outgoing {
     this.#sentBytes += bytes.length;
     const limit = this.#machine.parameter('max-bandwidth');
     const pauseMs = limit > 0 ? (bytes.length / limit) * 1000 : 0;
-    // A migration at a crawl must still hear of a cancel and of a dead peer, as QEMU does every 100 ms.
+    // A migration at a crawl must still hear of a cancel and of a dead peer, as QEMU does every 100
+    // ms.
     if (pauseMs > 1) await Promise.race([delay(pauseMs), this.#cancelled.promise, frames.closed]);
     else await yieldToOthers();
   }
@@ -182,7 +185,8 @@ export class Outgoing {
     };
     if (!(await frames.send({ devices: state }))) this.#fail();
     if (this.#machine.capability('return-path')) {
-      // Without the answer the source cannot know, and QEMU resumes the guest here when the way back breaks.
+      // Without the answer the source cannot know, and QEMU resumes the guest here when the way
+      // back breaks.
       const answer = await Promise.race([frames.receive(), this.#cancelled.promise]);
       this.#assertNotCancelled();
       if (answer?.header['loaded'] !== true) this.#fail();

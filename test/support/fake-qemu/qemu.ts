@@ -32,7 +32,10 @@ export interface ReceivedCommand {
   readonly args: Readonly<Record<string, unknown>>;
 }
 
-/** A QEMU inside this process: real sockets and files, a made-up guest, and the state machines of the real one. */
+/**
+ * A QEMU inside this process: real sockets and files, a made-up guest, and the state machines of
+ * the real one.
+ */
 export class FakeQemu implements MigrationMachine, FaultTarget {
   readonly config: FakeConfig;
   readonly options: GuestOptions;

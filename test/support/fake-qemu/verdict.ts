@@ -11,7 +11,10 @@ export interface FakeVerdict {
   readonly lost: readonly number[];
 }
 
-/** Judges all runs of one guest, on whichever QEMU, and the images of its writable disks as they are now. */
+/**
+ * Judges all runs of one guest, on whichever QEMU, and the images of its writable disks as they are
+ * now.
+ */
 export function judgeFakeGuest(
   runs: readonly { readonly acknowledged: readonly Acknowledgement[] }[],
   images: readonly string[],

@@ -1,17 +1,17 @@
 import { describe, test } from 'vitest';
-import type { Launcher } from '../../src/process/launcher.js';
-import {
-  type Behaviour,
-  BLOCK_CONTRACT,
-  MIGRATION_CONTRACT,
-  MONITOR_CONTRACT,
-} from './qmp-contract.js';
-import { startPair } from './qmp-pair.js';
+import type { Launcher } from '../../../src/process/launcher.js';
+import { startPair } from '../qmp-pair.js';
+import type { Behaviour } from './behaviour.js';
+import { BLOCK_CONTRACT } from './disks.js';
+import { FAILURE_CONTRACT } from './failures.js';
+import { MIGRATION_CONTRACT } from './migration.js';
+import { MONITOR_CONTRACT } from './monitors.js';
 
 /** Declares the whole contract as tests that run on what the launcher starts. */
 export function declareContract(start: () => { launcher: Launcher; binary: string }): void {
   const suites: readonly [string, readonly Behaviour[]][] = [
     ['migration', MIGRATION_CONTRACT],
+    ['failures', FAILURE_CONTRACT],
     ['disks', BLOCK_CONTRACT],
     ['monitors', MONITOR_CONTRACT],
   ];

@@ -1,0 +1,89 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { DetachedLauncher } from '../../../src/process/detached-launcher.js';
+import type { LaunchedProcess } from '../../../src/process/launcher.js';
+import { isAlive, readStartTime, signalProcess } from '../../../src/process/proc.js';
+
+let directory = '';
+const started: LaunchedProcess[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'drover-launch-'));
+});
+
+afterEach(async () => {
+  for (const launched of started.splice(0)) {
+    launched.kill('SIGKILL');
+    await launched.exited;
+  }
+  rmSync(directory, { recursive: true, force: true });
+});
+
+async function launch(...command: [string, ...string[]]): Promise<LaunchedProcess> {
+  const [program, ...argv] = command;
+  const logPath = join(directory, 'log');
+  const launched = await new DetachedLauncher().launch({
+    name: 'test',
+    command: program,
+    argv,
+    logPath,
+  });
+  started.push(launched);
+  return launched;
+}
+
+describe('the detached launcher', () => {
+  test('starts a process in a session of its own, with its output in the log', async () => {
+    const launched = await launch('/bin/sh', '-c', 'echo out; echo err >&2; cat /proc/self/stat');
+    expect(await launched.exited).toEqual({ code: 0, signal: undefined });
+    const [out, err, stat] = readFileSync(join(directory, 'log'), 'latin1').split('\n');
+    expect([out, err]).toEqual(['out', 'err']);
+    const session = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[3];
+    expect(Number(session)).toBe(launched.record.pid);
+  });
+
+  test('tells code and signal of the end', async () => {
+    expect(await (await launch('/bin/sh', '-c', 'exit 3')).exited).toEqual({
+      code: 3,
+      signal: undefined,
+    });
+    const sleeper = await launch('/bin/sleep', '60');
+    expect(sleeper.kill('SIGTERM')).toBe(true);
+    expect(await sleeper.exited).toEqual({ code: undefined, signal: 'SIGTERM' });
+    expect(sleeper.kill('SIGTERM')).toBe(false);
+  });
+
+  test('says which program cannot be started', async () => {
+    await expect(launch('/absent/program')).rejects.toMatchObject({
+      name: 'ProcessError',
+      program: '/absent/program',
+      cause: { code: 'ENOENT' },
+    });
+  });
+
+  test('finds a process again and hears of its end', async () => {
+    const { record } = await launch('/bin/sleep', '60');
+    const adopted = await new DetachedLauncher().adopt(record);
+    expect(adopted?.kill('SIGKILL')).toBe(true);
+    adopted?.hurry();
+    expect(await adopted?.exited).toEqual({ code: undefined, signal: undefined });
+    expect(await new DetachedLauncher().adopt(record)).toBeUndefined();
+  });
+
+  test('takes another process with the same pid for what it is', async () => {
+    const { record } = await launch('/bin/sleep', '60');
+    const impostor = { ...record, startTime: record.startTime - 1 };
+    expect(await new DetachedLauncher().adopt(impostor)).toBeUndefined();
+    expect(signalProcess(impostor, 'SIGKILL')).toBe(false);
+    expect(isAlive(record)).toBe(true);
+  });
+});
+
+describe('/proc', () => {
+  test('gives a start time for a living process only', () => {
+    expect(readStartTime(process.pid)).toBeGreaterThan(0);
+    expect(readStartTime(2 ** 22 + 1)).toBeUndefined();
+  });
+});
