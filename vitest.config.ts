@@ -1,8 +1,9 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * Three projects by cost. `fast` (unit and flow) never starts a real QEMU. `qemu` does, under TCG, and runs
- * one file at a time because every guest wants a core for itself; `qemu` begins when `fast` has ended.
+ * Two projects by cost. `fast` (unit and flow) never starts a real QEMU. `qemu` does, under TCG,
+ * and runs one file at a time, because every guest wants a core for itself; it begins when `fast`
+ * has ended.
  */
 export default defineConfig({
   test: {

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compiles src into dist. The descriptor set that reflection serves stands beside the generated code there too.
+# Compiles src into dist. The descriptor set that reflection serves stands beside the generated
+# code there too.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -6,9 +6,9 @@ import { BusyGuest, type Move, type Verdict } from './demo/story.js';
 import { prepareLinuxGuest } from './guest/linux-guest.js';
 
 /*
- * What Drover is for, in about a minute: a busy guest with two disks moves from one host to another and
- * back, live, and then everything it was promised is counted. The story goes to stderr; with --json one
- * object goes to stdout.
+ * What Drover is for, in about a minute: a busy guest with two disks moves from one host to another
+ * and back, live, and then everything it was promised is counted. The story goes to stderr; with
+ * --json one object goes to stdout.
  */
 
 const json = process.argv.includes('--json');

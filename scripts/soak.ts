@@ -12,8 +12,8 @@ import { type LifeRecord, type MoveRecord, SoakRecord } from './soak/record.js';
 import { summarize } from './soak/summary.js';
 
 /*
- * The long run: a busy guest is moved there and back many times between two agents, and everything it
- * was promised is counted. An interrupted run goes on where it was: what was judged is kept in
+ * The long run: a busy guest is moved there and back many times between two agents, and everything
+ * it was promised is counted. An interrupted run goes on where it was: what was judged is kept in
  * `.cache/soak/`. The first failure ends the run and keeps the evidence.
  */
 

@@ -166,7 +166,8 @@ export class DemoHosts implements AsyncDisposable {
       cwd: CHECKOUT,
       env: { ...process.env, ...environment?.(host, this.folder) },
       stdio: ['ignore', 'pipe', log.fd],
-      // The terminal's Ctrl-C is for this process, which ends the domains while the agents still answer.
+      // The terminal's Ctrl-C is for this process, which ends the domains while the agents still
+      // answer.
       detached: true,
     });
     this.#agents.push(agent);

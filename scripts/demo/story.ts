@@ -9,7 +9,10 @@ import type { DemoHost } from './hosts.js';
 
 const WAIT = { limitMs: 120_000 };
 
-/** A Linux guest that is busy in every way that counts, with two disks on different buses and formats. */
+/**
+ * A Linux guest that is busy in every way that counts, with two disks on different buses and
+ * formats.
+ */
 export const BUSY_DOMAIN = `\
 name: busy
 memory: 192MiB
@@ -18,7 +21,8 @@ cpu: qemu64
 machine: q35
 accelerator: tcg
 kernel: linux
-kernel_arguments: drover.disks=2 drover.slots=2048 drover.write_ms=4 drover.ram_mib=24 drover.ram_rate=12
+kernel_arguments: >-
+  drover.disks=2 drover.slots=2048 drover.write_ms=4 drover.ram_mib=24 drover.ram_rate=12
 disks:
   - id: root
     size: 64MiB
@@ -35,7 +39,10 @@ rng: true
 /** What one move came to. */
 export interface Move {
   readonly migration: Migration;
-  /** Between the last heartbeat on the source and the first on the destination, as this process saw them arrive. */
+  /**
+   * Between the last heartbeat on the source and the first on the destination, as this process saw
+   * them arrive.
+   */
   readonly guestGapMs: number;
 }
 
@@ -68,8 +75,8 @@ export class BusyGuest implements Disposable {
   }
 
   /**
-   * Creates the domain on a host and starts it; resolves when the guest works. Other domains must be
-   * named `busy` as well.
+   * Creates the domain on a host and starts it; resolves when the guest works. Other domains must
+   * be named `busy` as well.
    */
   static async start(host: DemoHost, yaml = BUSY_DOMAIN): Promise<BusyGuest> {
     const guest = new BusyGuest(host);
@@ -164,7 +171,10 @@ export class BusyGuest implements Disposable {
     };
   }
 
-  /** Removes the domain, which was judged, from the host where it is and its tombstones from the others. */
+  /**
+   * Removes the domain, which was judged, from the host where it is and its tombstones from the
+   * others.
+   */
   async remove(hosts: readonly DemoHost[]): Promise<void> {
     // The folders that it follows go.
     this[Symbol.dispose]();

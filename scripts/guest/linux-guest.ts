@@ -30,6 +30,7 @@ const COMMAND_LINE = [
   'panic=0',
   'mitigations=off',
   'cryptomgr.notests',
+  'no_timer_check',
   'audit=0',
 ].join(' ');
 

@@ -34,7 +34,9 @@ export interface LifeRecord {
   readonly load: number;
 }
 
-/** A move that failed, or whose outcome could not be found out. The life it was in is not judged. */
+/**
+ * A move that failed, or whose outcome could not be found out. The life it was in is not judged.
+ */
 export interface FailureRecord {
   readonly kind: 'failure';
   readonly at: string;
@@ -49,8 +51,8 @@ interface SettingsRecord {
 type Line = SettingsRecord | LifeRecord | FailureRecord;
 
 /**
- * What a long run has come to, one JSON line for each life, so that an interrupted run goes on where it
- * was. A life that was not judged to its end is not in it.
+ * What a long run has come to, one JSON line for each life, so that an interrupted run goes on
+ * where it was. A life that was not judged to its end is not in it.
  */
 export class SoakRecord {
   readonly #path: string;

@@ -41,8 +41,8 @@ export interface AgentParts {
 }
 
 /**
- * Puts an agent together and starts it: certificates, QEMU, pools, domains (those that still run are found
- * again), migrations, and the two doors last.
+ * Puts an agent together and starts it: certificates, QEMU, pools, domains (those that still run
+ * are found again), migrations, and the two doors last.
  *
  * @throws ReasonedError `CONFIG_INVALID`, `QEMU_MISSING`, or what kept the agent from starting
  */
@@ -59,7 +59,7 @@ export async function startAgent(
     host: config.host,
     directories: config.directories,
     data: {
-      address: dataAddress(config),
+      address: config.data.address,
       ports: [config.data.ports.first, config.data.ports.last],
     },
     pools: await openPools(config, parts.images),
@@ -115,13 +115,6 @@ function checkIdentity(config: AgentConfig): void {
       hint: `Use a certificate with the URI spiffe://${identity.trustDomain}/host/${config.host}.`,
     },
   );
-}
-
-function dataAddress({ data }: AgentConfig): string {
-  if (data.address !== undefined) return data.address;
-  throw new ReasonedError('CONFIG_INVALID', 'data.address is missing.', {
-    hint: 'The agent listens on all addresses, so say at which one other hosts reach its data ports.',
-  });
 }
 
 async function openPools({ pools }: AgentConfig, tool?: ImageTool): Promise<DirectoryPool[]> {

@@ -2,7 +2,10 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { writeDurably } from '../util/durable-file.js';
 
-/** Counts the lives of this agent: one more than the file says, and the file says so before it is used. */
+/**
+ * Counts the lives of this agent: one more than the file says, and the file says so before it is
+ * used.
+ */
 export async function nextEpoch(path: string): Promise<number> {
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return '0';

@@ -5,15 +5,18 @@ import { join } from 'node:path';
 import { ReasonedError } from '../util/reasoned-error.js';
 
 /**
- * The TLS settings of both ends of a keyed connection, in GnuTLS' words: TLS 1.3 only, and only key exchanges that
- * need the shared key.
+ * The TLS settings of both ends of a keyed connection, in GnuTLS' words: TLS 1.3 only, and only key
+ * exchanges that need the shared key.
  */
 export const PSK_PRIORITY = 'NORMAL:-VERS-ALL:+VERS-TLS1.3:+ECDHE-PSK:+DHE-PSK';
 
 /** Length of a key in bytes. */
 export const PSK_BYTES = 32;
 
-/** A key that two QEMUs share for one migration, and the name by which the client says which key it uses. */
+/**
+ * A key that two QEMUs share for one migration, and the name by which the client says which key it
+ * uses.
+ */
 export interface Psk {
   /** Letters, digits, `.`, `_` and `-`, at most 64. */
   readonly identity: string;
@@ -28,7 +31,9 @@ export function makePsk(identity: string): Psk {
   return { identity, key: randomBytes(PSK_BYTES) };
 }
 
-/** A folder with a `keys.psk` as QEMU's `tls-creds-psk` reads it; only this user can look inside. */
+/**
+ * A folder with a `keys.psk` as QEMU's `tls-creds-psk` reads it; only this user can look inside.
+ */
 export class PskFolder implements AsyncDisposable {
   /** What QEMU is told as `dir`. */
   readonly path: string;
@@ -40,7 +45,8 @@ export class PskFolder implements AsyncDisposable {
   /**
    * Writes the key into the folder `psk` of `directory`; what an earlier try left there goes first.
    *
-   * @throws ReasonedError `REQUEST_INVALID` for an identity or a key that cannot be one: both may come from the peer.
+   * @throws ReasonedError `REQUEST_INVALID` for an identity or a key that cannot be one: both may
+   * come from the peer.
    */
   static async write(directory: string, psk: Psk): Promise<PskFolder> {
     assertPsk(psk);
@@ -72,8 +78,9 @@ async function writeNew(path: string, text: string): Promise<void> {
 }
 
 /**
- * The 2048-bit group of RFC 3526 in PKCS#3. TLS 1.3 has groups of its own and never uses it, but QEMU's server end looks
- * for one: where it finds none it makes one up, and that takes up to a second of computing with its main loop held.
+ * The 2048-bit group of RFC 3526 in PKCS#3. TLS 1.3 has groups of its own and never uses it, but
+ * QEMU's server end looks for one: where it finds none it makes one up, and that takes up to a
+ * second of computing with its main loop held.
  */
 function dhParameters(): string {
   const group = getDiffieHellman('modp14');

@@ -14,50 +14,62 @@ export interface RelayTotals {
 export interface Relay {
   /** Resolves when both directions have ended; rejects with what broke first. */
   readonly done: Promise<RelayTotals>;
-  /** True once the stream has ended its half or broken: nothing more comes to the socket. */
-  readonly incomingEnded: boolean;
+  /** Which side was the first to end its half or to break; the other one may only have followed. */
+  readonly endedFirst: 'socket' | 'stream' | undefined;
+  /** Bytes that had come from the socket when the stream ended its half or broke; 0 until then. */
+  readonly answeredBytes: number;
   /** Breaks both sides at once. Harmless when the relay is done. */
   reset(reason: Error): void;
 }
 
 /**
- * Joins a half-open socket with a stream until both directions have ended. The end of one half ends the same half on
- * the other side, and a reset of one side resets the other at once.
+ * Joins a half-open socket with a stream until both directions have ended. The end of one half ends
+ * the same half on the other side, and a reset of one side resets the other at once.
  *
- * Back-pressure goes from end to end: the socket is read only when the stream has taken the last chunk, and the other
- * way about. At most two chunks for each direction are in memory. Nothing waits for a chunk to fill up: what the
- * socket has goes out, and what arrives meanwhile is the next chunk.
+ * Back-pressure goes from end to end: the socket is read only when the stream has taken the last
+ * chunk, and the other way about. At most two chunks for each direction are in memory. Nothing
+ * waits for a chunk to fill up: what the socket has goes out, and what arrives meanwhile is the
+ * next chunk.
  */
 export function startRelay(socket: Socket, stream: ByteStream): Relay {
   const totals = { sentBytes: 0, receivedBytes: 0 };
-  let incomingEnded = false;
+  let endedFirst: Relay['endedFirst'];
+  let answeredBytes = 0;
   let broken: { readonly reason: unknown } | undefined;
   const reset = (reason: unknown) => {
     broken ??= { reason };
     stream.reset(reason instanceof Error ? reason : new Error(String(reason)));
     socket.destroy();
   };
+  const blame = (side: 'socket' | 'stream') => (error: unknown) => {
+    endedFirst ??= side;
+    throw error;
+  };
   const send = async () => {
     for await (const chunk of chunksOf(socket)) {
-      await stream.write(chunk);
+      // Counted before, so that whatever the other side does because of these bytes comes after.
       totals.sentBytes += chunk.length;
+      await stream.write(chunk).catch(blame('stream'));
     }
+    endedFirst ??= 'socket';
     await stream.end();
   };
   const receive = async () => {
     try {
       for await (const chunk of stream.incoming) {
         totals.receivedBytes += chunk.length;
-        if (!socket.write(chunk)) await drained(socket);
+        if (!socket.write(chunk)) await drained(socket).catch(blame('socket'));
       }
     } finally {
-      incomingEnded = true;
+      endedFirst ??= 'stream';
+      answeredBytes = totals.sentBytes;
     }
     await endHalf(socket);
   };
   // Both pumps may be waiting for the stream when the socket breaks, so its end is heard here.
   const onClose = () => {
     if (socket.errored || !socket.readableEnded || !socket.writableFinished) {
+      endedFirst ??= 'socket';
       reset(brokenBy(socket));
     }
   };
@@ -79,14 +91,19 @@ export function startRelay(socket: Socket, stream: ByteStream): Relay {
   done.catch(() => undefined);
   return {
     done,
-    get incomingEnded() {
-      return incomingEnded;
+    get endedFirst() {
+      return endedFirst;
+    },
+    get answeredBytes() {
+      return answeredBytes;
     },
     reset,
   };
 }
 
-/** The bytes of a socket in the pieces in which they lie there, until its half ends. A reset throws. */
+/**
+ * The bytes of a socket in the pieces in which they lie there, until its half ends. A reset throws.
+ */
 async function* chunksOf(socket: Socket): AsyncGenerator<Uint8Array, void, undefined> {
   let changed = deferred();
   const notify = () => {

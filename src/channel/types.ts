@@ -1,6 +1,6 @@
 /**
- * A two-way stream of bytes with half-close, whatever carries it. Back-pressure is in the promises: a
- * `write` that has not resolved must not be followed by another.
+ * A two-way stream of bytes with half-close, whatever carries it. Back-pressure is in the promises:
+ * a `write` that has not resolved must not be followed by another.
  */
 export interface ByteStream {
   /** The bytes that arrive, until the other side ends its half. A reset throws. */

@@ -5,12 +5,16 @@ import { untilAborted } from '../util/linked-signal.js';
 import { CHUNK_BYTES } from './types.js';
 
 /*
- * Unix sockets as a relay wants them: half-open, because each direction ends on its own, and with room for one whole
- * chunk, so that what arrives while a chunk is on its way goes out as the next one.
+ * Unix sockets as a relay wants them: half-open, because each direction ends on its own, and with
+ * room for one whole chunk, so that what arrives while a chunk is on its way goes out as the next
+ * one.
  */
 const RELAY_SOCKET = { allowHalfOpen: true, highWaterMark: CHUNK_BYTES };
 
-/** Connects to the unix socket at `path`. Rejects with the system's error, or with the signal's reason. */
+/**
+ * Connects to the unix socket at `path`. Rejects with the system's error, or with the signal's
+ * reason.
+ */
 export async function connectUnix(
   path: string,
   options: { readonly signal: AbortSignal },

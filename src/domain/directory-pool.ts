@@ -7,8 +7,9 @@ import type { ImageFormat } from '../spec/domain-spec.js';
 import { formatSize } from '../util/bytes.js';
 import { syncDirectory } from '../util/durable-file.js';
 import { DomainError } from './errors.js';
+import type { PoolFacts } from './manager.js';
 import type { CatalogueImage, ImageLocation, NewImage, Pool, Reservation } from './pools.js';
-import type { PoolFacts, WaitOptions } from './types.js';
+import type { WaitOptions } from './types.js';
 
 /** A directory to use as a pool. */
 export interface DirectoryPoolSettings {

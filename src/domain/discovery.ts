@@ -8,14 +8,18 @@ import { DomainError } from './errors.js';
 import { diskDevice, fileNode, nicDevice, SERIAL_DEVICE } from './names.js';
 import type { LaunchDisk, LaunchSpec, WaitOptions } from './types.js';
 
-/** A device of QEMU as its block layer names it: by id, or by the path of the device or of its back end. */
+/**
+ * A device of QEMU as its block layer names it: by id, or by the path of the device or of its back
+ * end.
+ */
 const QDEV_PATH = /^\/machine\/peripheral\/([^/]+)(\/virtio-backend)?$/;
 
 /**
- * Describes a running QEMU: the definition says what it was started as, and QEMU itself what it is now. Where the two
- * differ the domain cannot be moved, because the twin would be another machine.
+ * Describes a running QEMU: the definition says what it was started as, and QEMU itself what it is
+ * now. Where the two differ the domain cannot be moved, because the twin would be another machine.
  *
- * @throws DomainError `QEMU_BLOCKER`, `QEMU_DEVICE_UNKNOWN`, `DISK_SIZE_MISMATCH`; all violations at once
+ * @throws DomainError `QEMU_BLOCKER`, `QEMU_DEVICE_UNKNOWN`, `DISK_SIZE_MISMATCH`; all violations
+ * at once
  */
 export async function discoverLaunchSpec(
   process: QemuProcess,

@@ -34,7 +34,10 @@ const CONNECTIONS_PER_DISK = 2;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
 
-/** The NBD server of an incoming QEMU: one writable export for each disk, behind a key of this migration. */
+/**
+ * The NBD server of an incoming QEMU: one writable export for each disk, behind a key of this
+ * migration.
+ */
 export class DiskServer {
   readonly address: DiskServerAddress;
   readonly #qmp: QmpClient;
@@ -72,7 +75,8 @@ export class DiskServer {
       const port = await listen(parts, options);
       const exports = await Promise.all(
         parts.diskIds.map(async (diskId) => {
-          // Nobody can guess the name, and a mirror can never go on with another server's export of the same disk.
+          // Nobody can guess the name, and a mirror can never go on with another server's export of
+          // the same disk.
           const exportName = randomBytes(16).toString('hex');
           await qmp.execute(
             'block-export-add',
@@ -98,7 +102,8 @@ export class DiskServer {
   }
 
   /**
-   * Stops the server and makes sure that no export is left: QEMU would let the guest run beside a stranger's writes.
+   * Stops the server and makes sure that no export is left: QEMU would let the guest run beside a
+   * stranger's writes.
    *
    * @throws DomainError `INTERNAL` when an export is still there
    */
@@ -128,7 +133,10 @@ export class DiskServer {
   }
 }
 
-/** Lets QEMU listen on a port of the range; several agents of one machine begin at different places of it. */
+/**
+ * Lets QEMU listen on a port of the range; several agents of one machine begin at different places
+ * of it.
+ */
 async function listen(parts: DiskServerParts, options: WaitOptions): Promise<number> {
   const { qmp, data, diskIds } = parts;
   const [first, last] = data.ports;

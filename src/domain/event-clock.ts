@@ -4,8 +4,8 @@ import { systemClock } from '../util/clock.js';
 const DATE_RESOLUTION_US = 1000;
 
 /**
- * Brings the times of QEMU's events, which are wall time of this host, to `systemClock.nowUs()`. Making one waits for
- * the wall clock's next millisecond, so make it while the guest runs.
+ * Brings the times of QEMU's events, which are wall time of this host, to `systemClock.nowUs()`.
+ * Making one waits for the wall clock's next millisecond, so make it while the guest runs.
  */
 export class EventClock {
   readonly #offsetUs: number;
@@ -17,7 +17,10 @@ export class EventClock {
     this.#offsetUs = systemClock.nowUs() - now * 1000;
   }
 
-  /** The moment of an event. When the wall clock has been set meanwhile, it is exact to a millisecond only. */
+  /**
+   * The moment of an event. When the wall clock has been set meanwhile, it is exact to a
+   * millisecond only.
+   */
   toClockUs(timestampUs: number): number {
     const offsetUs = systemClock.nowUs() - Date.now() * 1000;
     const driftUs = offsetUs - this.#offsetUs;

@@ -11,10 +11,15 @@ export const STEP_LIMIT_MS = 5_000;
 /** A process whose monitor has closed is gone within this time, or it is not going at all. */
 const EXIT_LIMIT_MS = 2_000;
 
-/** What an undo hears of a step that did not work. `step` completes the sentence "could not ...". */
+/**
+ * What an undo hears of a step that did not work. `step` completes the sentence "could not ...".
+ */
 export type ReportProblem = (step: string, error: unknown) => void;
 
-/** Tells in Drover's words what went wrong with one QEMU. Arm it before the work; it ends with its scope. */
+/**
+ * Tells in Drover's words what went wrong with one QEMU. Arm it before the work; it ends with its
+ * scope.
+ */
 export class QemuFaults implements Disposable {
   readonly #process: QemuProcess;
   readonly #side: Side;

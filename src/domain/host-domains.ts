@@ -10,18 +10,11 @@ import { HostedDomain } from './hosted-domain.js';
 import { makeImages, reserveRoom } from './images.js';
 import { type IncomingBooks, startIncoming } from './incoming-start.js';
 import type { DomainTools } from './launch.js';
+import type { DomainInfo, DomainManager, HostFacts } from './manager.js';
 import { reattach } from './reattach.js';
 import { Refusals } from './refusals.js';
 import { describeComing, type Expected, Roster } from './roster.js';
-import type {
-  Domain,
-  DomainInfo,
-  DomainManager,
-  HostFacts,
-  IncomingDomain,
-  IncomingRequest,
-  WaitOptions,
-} from './types.js';
+import type { Domain, IncomingDomain, IncomingRequest, WaitOptions } from './types.js';
 
 /** All domains of this host. */
 export class HostDomains implements DomainManager {

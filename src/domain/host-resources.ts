@@ -3,8 +3,9 @@ import type { DiskSpec } from '../spec/domain-spec.js';
 import { formatSize } from '../util/bytes.js';
 import { DomainError } from './errors.js';
 import type { HostSettings, Kernel } from './host-settings.js';
+import type { HostFacts } from './manager.js';
 import type { ImageLocation, Pool, Reservation } from './pools.js';
-import type { HostFacts, WaitOptions } from './types.js';
+import type { WaitOptions } from './types.js';
 
 /** A guest's memory that its QEMU has not taken yet, or not all of it. */
 interface MemoryPromise {

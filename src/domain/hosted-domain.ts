@@ -10,11 +10,12 @@ import { kernelSha256 } from './digests.js';
 import { DomainError } from './errors.js';
 import type { MemoryReservation } from './host-resources.js';
 import { type DomainTools, launchQemu, nameTaps, runFolder, serialPath } from './launch.js';
+import type { DomainInfo, DomainState } from './manager.js';
 import { Ownership } from './ownership.js';
 import { QemuDomain } from './qemu-domain.js';
 import { Refusals } from './refusals.js';
 import { checkRequirements } from './requirements.js';
-import type { Domain, DomainInfo, DomainState, WaitOptions } from './types.js';
+import type { Domain, WaitOptions } from './types.js';
 
 /** A QEMU that runs a domain here. */
 export interface RunningQemu {

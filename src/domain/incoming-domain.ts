@@ -40,7 +40,10 @@ export interface IncomingDomainParts {
   readonly report?: ReportProblem;
 }
 
-/** How the guest makes itself known to the switches, as QEMU would do by itself: five frames within a second. */
+/**
+ * How the guest makes itself known to the switches, as QEMU would do by itself: five frames within
+ * a second.
+ */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 } as const;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
@@ -145,8 +148,8 @@ export class QemuIncomingDomain implements IncomingDomain {
   }
 
   /**
-   * Before `release`: removes everything; after `own` too, because then the guest has proved never to have run. Never
-   * throws: what does not work is reported.
+   * Before `release`: removes everything; after `own` too, because then the guest has proved never
+   * to have run. Never throws: what does not work is reported.
    */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#disposed) return;
@@ -177,12 +180,16 @@ export class QemuIncomingDomain implements IncomingDomain {
       allocated(),
       server?.stop(options),
     ]);
-    // A guest that QEMU still takes in would start by itself at the end, if it were told to run now.
+    // A guest that QEMU still takes in would start by itself at the end, if it were told to run
+    // now.
     if (status === 'inmigrate' || isLive(status)) throw wrongState('loaded', status);
     return { allocatedBytes };
   }
 
-  /** QEMU's own words do not tell a broken stream from one that it cannot understand; the relay knows. */
+  /**
+   * QEMU's own words do not tell a broken stream from one that it cannot understand; the relay
+   * knows.
+   */
   async #loadFailure(): Promise<DomainError> {
     const info = await this.#parts.process.qmp.execute('query-migrate', {}, STEP);
     const description = info['error-desc'] ?? 'QEMU did not say why';
@@ -197,7 +204,8 @@ export class QemuIncomingDomain implements IncomingDomain {
   async #run(options: WaitOptions): Promise<void> {
     const { qmp } = this.#parts.process;
     const step = { ...STEP, ...options };
-    // QEMU resumes the guest before it answers `cont`, so the state asked for at the same time is the one after it.
+    // QEMU resumes the guest before it answers `cont`, so the state asked for at the same time is
+    // the one after it.
     const [, { status }] = await Promise.all([
       qmp.execute('cont', {}, step),
       qmp.execute('query-status', {}, step),
@@ -209,7 +217,9 @@ export class QemuIncomingDomain implements IncomingDomain {
     });
   }
 
-  /** A guest that stays paused gets its disks all the same: they are inactive until something runs. */
+  /**
+   * A guest that stays paused gets its disks all the same: they are inactive until something runs.
+   */
   async #activate(options: WaitOptions): Promise<void> {
     const { process, request } = this.#parts;
     const step = { ...STEP, ...options };

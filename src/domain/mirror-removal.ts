@@ -17,8 +17,9 @@ const READY: readonly JobStatus[] = ['ready', 'standby'];
 const CANCELLABLE: readonly JobStatus[] = ['created', 'running', 'paused', ...READY];
 
 /**
- * Removes the jobs, target nodes and key of mirrors, as far as QEMU has them, whatever state they are in. A step that
- * stalls gets its connection cut. Never throws: a QEMU that is gone has nothing left, all else is reported.
+ * Removes the jobs, target nodes and key of mirrors, as far as QEMU has them, whatever state they
+ * are in. A step that stalls gets its connection cut. Never throws: a QEMU that is gone has nothing
+ * left, all else is reported.
  */
 export async function removeMirrors(
   qmp: QmpClient,
@@ -62,8 +63,9 @@ export async function removeMirrors(
 }
 
 /**
- * Ends a job. A ready mirror is asked to finish instead of being forced: QEMU 10.0 frees what a guest's write that is on
- * its way to both images still uses when such a mirror is forced to end, and dies of it with the guest.
+ * Ends a job. A ready mirror is asked to finish instead of being forced: QEMU 10.0 frees what a
+ * guest's write that is on its way to both images still uses when such a mirror is forced to end,
+ * and dies of it with the guest.
  */
 async function endJob(
   qmp: QmpClient,
@@ -83,7 +85,9 @@ async function endJob(
   });
 }
 
-/** A peer that neither answers nor closes can hold a step up; cutting the connection lets it go on. */
+/**
+ * A peer that neither answers nor closes can hold a step up; cutting the connection lets it go on.
+ */
 async function retriedAfterYank<T>(
   qmp: QmpClient,
   nodes: readonly string[],

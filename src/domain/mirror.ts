@@ -16,7 +16,10 @@ export const MIRROR_EVENTS = [
 /** One of them. */
 export type MirrorEvent = QmpEvent<(typeof MIRROR_EVENTS)[number]>;
 
-/** One mirror job as far as QEMU's events tell. Talks to nobody: `Mirrors` gives it the events of its job. */
+/**
+ * One mirror job as far as QEMU's events tell. Talks to nobody: `Mirrors` gives it the events of
+ * its job.
+ */
 export class Mirror {
   readonly diskId: string;
   readonly exportName: string;
@@ -49,7 +52,8 @@ export class Mirror {
       remainingBytes: disk.sizeBytes,
       ready: false,
     };
-    // Each is awaited in one phase only; a failure in another one is told by `settle` or by the next wait.
+    // Each is awaited in one phase only; a failure in another one is told by `settle` or by the
+    // next wait.
     for (const { promise } of [this.#ready, this.#settled, this.#concluded]) {
       promise.catch(() => undefined);
     }
@@ -107,7 +111,8 @@ export class Mirror {
       this.observe(event.data.len, event.data.offset, true);
     } else {
       this.observe(event.data.len, event.data.offset, false);
-      // A job that ends with an error reports COMPLETED, even with every byte copied: the error decides.
+      // A job that ends with an error reports COMPLETED, even with every byte copied: the error
+      // decides.
       const completed = event.name === 'BLOCK_JOB_COMPLETED';
       this.#verdict = { error: completed ? event.data.error : 'it was cancelled' };
     }

@@ -32,7 +32,9 @@ export interface MirrorsParts {
   readonly report: ReportProblem;
 }
 
-/** How often QEMU is asked whether the mirrors are active. No event tells, and the guest still runs. */
+/**
+ * How often QEMU is asked whether the mirrors are active. No event tells, and the guest still runs.
+ */
 const ACTIVE_POLL_MS = 25;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
@@ -72,7 +74,10 @@ export class QemuMirrors implements Mirrors {
     }
   }
 
-  /** Resolves when all mirrors have settled; rejects with `MIRROR_FAILED` as soon as one ends otherwise. */
+  /**
+   * Resolves when all mirrors have settled; rejects with `MIRROR_FAILED` as soon as one ends
+   * otherwise.
+   */
   get settled(): Promise<unknown> {
     return Promise.all(this.#mirrors.map(({ settled }) => settled));
   }
@@ -112,7 +117,8 @@ export class QemuMirrors implements Mirrors {
     const jobs = this.#mirrors.map(({ job }) => job);
     const nodes = this.#mirrors.map(({ target }) => target);
     try {
-      // All at once, because the guest is paused: QEMU takes them in this order, and a node is free when its job is gone.
+      // All at once, because the guest is paused: QEMU takes them in this order, and a node is free
+      // when its job is gone.
       await Promise.all([
         ...jobs.map((id) => this.#qmp.execute('job-dismiss', { id }, STEP)),
         ...nodes.map((node) => this.#qmp.execute('blockdev-del', { 'node-name': node }, STEP)),
@@ -129,7 +135,10 @@ export class QemuMirrors implements Mirrors {
     return this.#mirrors.map(({ progress }) => progress);
   }
 
-  /** Cancels what runs and removes jobs, nodes and key. Never throws: what does not work is reported. */
+  /**
+   * Cancels what runs and removes jobs, nodes and key. Never throws: what does not work is
+   * reported.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#detached && this.#mirrors.length > 0) {
       await removeMirrors(this.#qmp, this.#mirrors, this.#parts.report);
@@ -181,7 +190,8 @@ export class QemuMirrors implements Mirrors {
     const isMissing = (mirror: Mirror): boolean => {
       const job = jobs.find(({ device }) => device === mirror.job);
       const node = nodes.find((found) => found['node-name'] === mirror.target);
-      // The export's name is new for every disk server: a job that writes to it is this migration's own.
+      // The export's name is new for every disk server: a job that writes to it is this migration's
+      // own.
       const ours = node?.file.endsWith(mirror.exportName) && job?.status !== 'concluded';
       if (!job || !ours) return true;
       mirror.observe(job.len, job.offset, job.ready);
@@ -189,7 +199,8 @@ export class QemuMirrors implements Mirrors {
     };
     const stale = this.#mirrors.filter(isMissing);
     if (stale.length === 0) return;
-    // Leftovers of an agent that died have the names that are needed now. Their last events must not count.
+    // Leftovers of an agent that died have the names that are needed now. Their last events must
+    // not count.
     await removeMirrors(this.#qmp, stale, this.#parts.report);
     const fresh = planMirrors(this.#parts.disks, this.#parts.server);
     const missing = fresh.filter(({ job }) => stale.some((mirror) => mirror.job === job));
@@ -231,7 +242,8 @@ export class QemuMirrors implements Mirrors {
         server: { type: 'inet', host: address, port: String(port) },
         export: mirror.exportName,
         'tls-creds': PSK_OBJECT,
-        // Without reconnecting: a mirror must never go on with a disk server that has forgotten its past.
+        // Without reconnecting: a mirror must never go on with a disk server that has forgotten its
+        // past.
         'reconnect-delay': 0,
         discard: 'unmap',
         'detect-zeroes': 'unmap',

@@ -1,7 +1,7 @@
 /*
- * The ids that Drover gives to things inside QEMU, in one place, because the two sides of a migration and
- * an agent that re-attaches must all find them again. Block node names may have 31 characters, hence the
- * limit of 20 for disk ids.
+ * The ids that Drover gives to things inside QEMU, in one place, because the two sides of a
+ * migration and an agent that re-attaches must all find them again. Block node names may have 31
+ * characters, hence the limit of 20 for disk ids.
  */
 
 /** The qdev id of a disk: what the guest sees. */

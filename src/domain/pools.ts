@@ -1,5 +1,6 @@
 import type { ImageFormat } from '../spec/domain-spec.js';
-import type { PoolFacts, WaitOptions } from './types.js';
+import type { PoolFacts } from './manager.js';
+import type { WaitOptions } from './types.js';
 
 /** Where the bytes of one image are, in the words of QEMU's block layer. */
 export interface ImageLocation {

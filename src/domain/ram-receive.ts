@@ -20,7 +20,10 @@ export class QemuRamReceive implements RamReceive {
     this.#path = path;
   }
 
-  /** Runs `migrate-incoming`. `directory` is the domain's private folder; its socket's path fits into 107 bytes. */
+  /**
+   * Runs `migrate-incoming`. `directory` is the domain's private folder; its socket's path fits
+   * into 107 bytes.
+   */
   static async start(
     qmp: QmpClient,
     directory: string,
@@ -41,9 +44,13 @@ export class QemuRamReceive implements RamReceive {
     return new QemuRamReceive(path);
   }
 
-  /** True when the stream broke or ended before QEMU had what it needs: then QEMU is not to blame. */
+  /**
+   * True when the stream broke or ended before QEMU had what it needs: then QEMU is not to blame.
+   * Until it has done with the stream, well or badly, QEMU says nothing on the way back.
+   */
   get streamEnded(): boolean {
-    return !this.#relay || this.#relay.incomingEnded;
+    if (!this.#relay) return true;
+    return this.#relay.endedFirst === 'stream' && this.#relay.answeredBytes === 0;
   }
 
   async receive(stream: ByteStream, options: WaitOptions): Promise<void> {

@@ -130,7 +130,9 @@ export class QemuRamSend implements RamSend {
     };
   }
 
-  /** Unless released: ends the stream and lets the guest run here again, if it did. Never throws. */
+  /**
+   * Unless released: ends the stream and lets the guest run here again, if it did. Never throws.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#begun && !this.#released) {
       this.#begun = false;
@@ -190,13 +192,15 @@ export class QemuRamSend implements RamSend {
         this.#guestPaused = false;
         stoppedAtUs = undefined;
       } else if (event.name === 'STOP') {
-        // QEMU says STOP for a user's pause, too. Its state tells the two apart: only its own is "finish-migrate".
+        // QEMU says STOP for a user's pause, too. Its state tells the two apart: only its own is
+        // "finish-migrate".
         stoppedAtUs = this.#clock.toClockUs(event.timestampUs);
         const { status } = await this.#qmp.execute('query-status', {}, { ...STEP, ...options });
         this.#guestPaused = status !== 'finish-migrate' && !isLive(status);
       } else if (event.data.status === 'pre-switchover') {
         return {
-          // A guest that its user had paused stopped long ago: what counts here begins with the switchover.
+          // A guest that its user had paused stopped long ago: what counts here begins with the
+          // switchover.
           stoppedAtUs:
             stoppedAtUs === undefined || this.#guestPaused
               ? this.#clock.toClockUs(event.timestampUs)
@@ -219,14 +223,16 @@ export class QemuRamSend implements RamSend {
       if (event.data.status === 'completed') break;
       await this.#assertGoing(event);
     }
-    // The event is a message, the state is the fence: a QEMU in postmigrate never runs the guest by itself.
+    // The event is a message, the state is the fence: a QEMU in postmigrate never runs the guest by
+    // itself.
     for (;;) {
       const [migration, { status }] = await Promise.all([
         this.#qmp.execute('query-migrate', {}, { ...STEP, ...options }),
         this.#qmp.execute('query-status', {}, { ...STEP, ...options }),
       ]);
       if (migration.status === 'completed' && status === 'postmigrate') return;
-      // Between the event and the state QEMU has a few instructions left to do, each query lets it do them.
+      // Between the event and the state QEMU has a few instructions left to do, each query lets it
+      // do them.
       if (migration.status === 'completed' && status === 'finish-migrate') continue;
       throw new DomainError(
         'INTERNAL',
@@ -248,7 +254,10 @@ export class QemuRamSend implements RamSend {
     });
   }
 
-  /** When the stream broke first, its own reason says more than QEMU's, which only saw the end of a socket. */
+  /**
+   * When the stream broke first, its own reason says more than QEMU's, which only saw the end of a
+   * socket.
+   */
   async #explain(error: unknown, doing: string): Promise<Error> {
     const byStream = error === this.#relayError || (error as DomainError).reason === 'RAM_FAILED';
     if (this.#relayError === undefined || !byStream)

@@ -34,9 +34,9 @@ export function isLive(status: RunState): boolean {
 }
 
 /**
- * Ends the outgoing migration of a QEMU and brings its guest back to what it did before: running, or paused by its
- * user. Only for a guest that cannot run anywhere else. Never throws: what does not work is reported, and a QEMU that
- * is gone has nothing to bring back.
+ * Ends the outgoing migration of a QEMU and brings its guest back to what it did before: running,
+ * or paused by its user. Only for a guest that cannot run anywhere else. Never throws: what does
+ * not work is reported, and a QEMU that is gone has nothing to bring back.
  */
 export async function resumeSource(
   qmp: QmpClient,
@@ -77,7 +77,10 @@ async function endMigration(qmp: QmpClient, events: Events): Promise<void> {
   });
 }
 
-/** QEMU resumes the guest by itself when a migration fails or is cancelled, but not when it had completed. */
+/**
+ * QEMU resumes the guest by itself when a migration fails or is cancelled, but not when it had
+ * completed.
+ */
 async function bringBackRunning(qmp: QmpClient, events: Events): Promise<void> {
   const { status } = await qmp.execute('query-status', {}, STEP);
   if (isLive(status)) return;
@@ -99,7 +102,10 @@ async function bringBackRunning(qmp: QmpClient, events: Events): Promise<void> {
   }
 }
 
-/** After a migration that had completed, QEMU takes no other one before its guest has run again, however short. */
+/**
+ * After a migration that had completed, QEMU takes no other one before its guest has run again,
+ * however short.
+ */
 async function bringBackPaused(qmp: QmpClient): Promise<void> {
   const { status } = await qmp.execute('query-status', {}, STEP);
   if (status !== 'postmigrate') return;

@@ -1,8 +1,9 @@
 import type { DomainSpec } from '../spec/domain-spec.js';
 import { DomainError } from './errors.js';
 import type { HostedDomain } from './hosted-domain.js';
+import type { DomainInfo } from './manager.js';
 import type { Refusals } from './refusals.js';
-import type { DomainInfo, IncomingRequest } from './types.js';
+import type { IncomingRequest } from './types.js';
 
 /** A domain that is not here yet and holds its name and UUID already. */
 export interface Expected {

@@ -105,11 +105,14 @@ export interface Domain {
   /**
    * Describes the running QEMU, by asking it.
    *
-   * @throws DomainError `QEMU_BLOCKER` where QEMU refuses to migrate, `QEMU_DEVICE_UNKNOWN` for a device
-   *   that is not of the spec.
+   * @throws DomainError `QEMU_BLOCKER` where QEMU refuses to migrate, `QEMU_DEVICE_UNKNOWN` for a
+   * device that is not of the spec.
    */
   launchSpec(options: WaitOptions): Promise<LaunchSpec>;
-  /** Starts, or finds running, one mirror for each export. Disposing cancels them and leaves nothing. */
+  /**
+   * Starts, or finds running, one mirror for each export. Disposing cancels them and leaves
+   * nothing.
+   */
   mirror(
     disks: readonly LaunchDisk[],
     server: DiskServerAddress,
@@ -124,7 +127,11 @@ export interface Domain {
 
 /** The mirrors of all disks of one migration. */
 export interface Mirrors extends AsyncDisposable {
-  /** Resolves when every mirror is ready. @throws DomainError `MIRROR_FAILED` when one ends before. */
+  /**
+   * Resolves when every mirror is ready.
+   *
+   * @throws DomainError `MIRROR_FAILED` when one ends before.
+   */
   ready(options: WaitOptions): Promise<void>;
   /** Makes every mirror write-blocking and resolves when all are active. */
   activate(options: WaitOptions): Promise<void>;
@@ -149,11 +156,14 @@ export interface RamSend extends AsyncDisposable {
 /** The moment at which the guest was paused. */
 export interface RamPause {
   /**
-   * Microseconds of `systemClock.nowUs()`: the time of QEMU's STOP event, brought to that clock when the
-   * event arrived.
+   * Microseconds of `systemClock.nowUs()`: the time of QEMU's STOP event, brought to that clock
+   * when the event arrived.
    */
   readonly stoppedAtUs: number;
-  /** True when its user had paused it: it must arrive paused. Travels to the destination with the commit. */
+  /**
+   * True when its user had paused it: it must arrive paused. Travels to the destination with the
+   * commit.
+   */
   readonly guestPaused: boolean;
 }
 
@@ -170,7 +180,10 @@ export interface IncomingRequest {
 
 /** A domain on its way in: images and a QEMU started with `-S -incoming defer`. */
 export interface IncomingDomain extends AsyncDisposable {
-  /** Opens the NBD server with one writable export for each mirrored disk. Repeating it answers the same. */
+  /**
+   * Opens the NBD server with one writable export for each mirrored disk. Repeating it answers the
+   * same.
+   */
   exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
   /** Runs `migrate-incoming`; the answer takes the bytes of the RAM stream. */
   acceptRam(options: WaitOptions): Promise<RamReceive>;
@@ -183,18 +196,24 @@ export interface IncomingDomain extends AsyncDisposable {
   /** Writes durably that the domain is this host's from now on, before it may run. */
   own(): Promise<void>;
   /**
-   * Ends QEMU and takes `own` back, durably; for a guest that never ran here. Does nothing before `own`.
+   * Ends QEMU and takes `own` back, durably; for a guest that never ran here. Does nothing before
+   * `own`.
    *
    * @throws DomainError `DISK_IO_ERROR`: then the domain may still be this host's after a restart
    */
   disown(): Promise<void>;
-  /** Lets the guest run and announces it to the network; one that its user had paused stays paused. */
+  /**
+   * Lets the guest run and announces it to the network; one that its user had paused stays paused.
+   */
   resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void>;
   /** After `own`: disposing no longer removes anything; the domain joins the host's domains. */
   release(): void;
   /** True while QEMU is there. */
   readonly alive: boolean;
-  /** Resolves with `DEST_QEMU_DIED`, exit code and end of log, when QEMU ends unasked. Never rejects. */
+  /**
+   * Resolves with `DEST_QEMU_DIED`, exit code and end of log, when QEMU ends unasked. Never
+   * rejects.
+   */
   readonly died: Promise<DomainError>;
 }
 
@@ -225,64 +244,4 @@ export interface MigratableDomains {
   recordHandover(uuid: string, record: string, migrationId: string, peer: string): Promise<void>;
   /** Checks, reserves and creates everything the launch spec asks for, then starts QEMU. */
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain>;
-}
-
-/** What a domain is doing on this host. */
-export type DomainState = 'STOPPED' | 'RUNNING' | 'PAUSED' | 'INCOMING' | 'MOVED' | 'IN_DOUBT';
-
-/** A domain as shown to callers. */
-export interface DomainInfo {
-  readonly spec: DomainSpec;
-  readonly state: DomainState;
-  readonly ownerHost: string;
-  readonly generation: number;
-  /** 0 when there is no QEMU. */
-  readonly qemuPid: number;
-  /** Where the serial console is on this host; empty when there is none. */
-  readonly serialPath: string;
-  /** The migration that has claimed the domain; empty when none has. */
-  readonly migrationId: string;
-  /** Storage that a tombstone takes here. */
-  readonly tombstoneBytes: number;
-}
-
-/** What callers may ask of a host's domains. References are names or UUIDs. */
-export interface DomainManager extends MigratableDomains {
-  /** @throws DomainError `SPEC_INVALID` with all violations, `DOMAIN_EXISTS`, `DISK_NO_SPACE`, ... */
-  create(spec: unknown, options: WaitOptions): Promise<DomainInfo>;
-  start(
-    reference: string,
-    settings: { readonly paused: boolean },
-    options: WaitOptions,
-  ): Promise<DomainInfo>;
-  stop(
-    reference: string,
-    settings: { readonly force: boolean; readonly timeLimitMs: number },
-    options: WaitOptions,
-  ): Promise<DomainInfo>;
-  delete(reference: string, settings: { readonly tombstone: boolean }): Promise<void>;
-  get(reference: string): Promise<DomainInfo>;
-  list(): Promise<readonly DomainInfo[]>;
-}
-
-/** What the host has and may give. Bytes. */
-export interface HostFacts {
-  readonly name: string;
-  readonly qemuVersion: string;
-  /** Why this QEMU cannot be used; empty when it can. */
-  readonly qemuProblem: string;
-  readonly memoryBytes: number;
-  readonly availableMemoryBytes: number;
-  readonly cpus: number;
-  readonly pools: readonly PoolFacts[];
-  readonly kernels: readonly string[];
-}
-
-/** One storage pool. Bytes. */
-export interface PoolFacts {
-  readonly name: string;
-  readonly shared: boolean;
-  readonly sizeBytes: number;
-  readonly availableBytes: number;
-  readonly readsAsZeros: boolean;
 }

@@ -10,8 +10,9 @@ export interface YankWish {
 const YANK_LIMIT_MS = 2_000;
 
 /**
- * Cuts network connections of QEMU out of band: the way out when a peer that neither answers nor closes keeps QEMU's
- * main loop waiting. Only what QEMU knows of is named, because it refuses the whole request otherwise.
+ * Cuts network connections of QEMU out of band: the way out when a peer that neither answers nor
+ * closes keeps QEMU's main loop waiting. Only what QEMU knows of is named, because it refuses the
+ * whole request otherwise.
  */
 export async function yankStalled(qmp: QmpClient, wish: YankWish): Promise<void> {
   const limit = { limitMs: YANK_LIMIT_MS };

@@ -64,7 +64,9 @@ export class SourceContext {
     this.#moments[moment] = atUs;
   }
 
-  /** Publishes the figures of the whole migration. Called with the guest running on the destination. */
+  /**
+   * Publishes the figures of the whole migration. Called with the guest running on the destination.
+   */
   async summarize(launchSpec: LaunchSpec, vote: Vote): Promise<void> {
     await this.#sampler.sample();
     const { disks, ram } = this.#tracker.now;

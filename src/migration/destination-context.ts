@@ -17,7 +17,9 @@ import type { Tracker } from './tracker.js';
 const RESUME_LIMIT_MS = 10_000;
 const RESUME_AGAIN_MS = 1_000;
 
-/** What the destination's flow needs besides the domains and the source: steps, decisions, the end. */
+/**
+ * What the destination's flow needs besides the domains and the source: steps, decisions, the end.
+ */
 export class DestinationContext {
   readonly #header: PeerHeader;
   readonly #tracker: Tracker;
@@ -100,7 +102,10 @@ export class DestinationContext {
     return this.ticket;
   }
 
-  /** Lets the reducer decide, and keeps its record. LOADED is a promise only to ourselves: not durable yet. */
+  /**
+   * Lets the reducer decide, and keeps its record. LOADED is a promise only to ourselves: not
+   * durable yet.
+   */
   async decide(event: DestinationEvent): Promise<void> {
     const { state, effects } = stepDestination(this.#record, event);
     for (const effect of effects) {
@@ -133,7 +138,8 @@ export class DestinationContext {
         break;
       } catch (error) {
         if (!incoming.alive) return this.#lose(incoming, error);
-        // Only an error that QEMU itself answered to the first attempt proves that the guest never ran.
+        // Only an error that QEMU itself answered to the first attempt proves that the guest never
+        // ran.
         if (first && asReasoned(error).reason === 'QEMU_ERROR')
           return this.#refuse(incoming, error);
         this.#log.error({ err: error }, 'could not resume the guest; trying again');
@@ -148,7 +154,8 @@ export class DestinationContext {
     return { outcome: 'RUNNING' };
   }
 
-  // The guest may have run here, so this host's images are the ones that count, though QEMU is gone.
+  // The guest may have run here, so this host's images are the ones that count, though QEMU is
+  // gone.
   async #lose(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
     this.#settle(incoming);
     const failure = toFailure(error, 'destination', 'handover');
@@ -157,8 +164,8 @@ export class DestinationContext {
     return { outcome: 'OWNED_LOST' };
   }
 
-  // The source may run the guest after this answer, so it is given only when nothing durable here says
-  // otherwise.
+  // The source may run the guest after this answer, so it is given only when nothing durable here
+  // says otherwise.
   async #refuse(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
     try {
       await incoming.disown();
@@ -174,7 +181,9 @@ export class DestinationContext {
     incoming.release();
   }
 
-  /** The source gives up. Resolves when nothing is left here; does nothing once the guest is ours. */
+  /**
+   * The source gives up. Resolves when nothing is left here; does nothing once the guest is ours.
+   */
   async abort(): Promise<void> {
     if (this.#record === 'ABORTED') return await this.#ending;
     if (destinationMayRun(this.#record)) return;

@@ -108,8 +108,8 @@ export class MigrationPeer implements DestinationPeer, Twin {
     }
   }
 
-  // One long call after the other; a peer that cannot be reached for a moment is asked again, because
-  // the guest still runs here and nothing is lost by waiting for it.
+  // One long call after the other; a peer that cannot be reached for a moment is asked again,
+  // because the guest still runs here and nothing is lost by waiting for it.
   async #askForVote(): Promise<Vote> {
     const signal = this.#ended.signal;
     for (let losses = 0; ; ) {

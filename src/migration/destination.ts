@@ -13,9 +13,9 @@ import type { CommitOutcome } from './peer.js';
 import type { SourcePeer } from './source-peer.js';
 
 /**
- * The destination's half of a migration, one method for each thing the source asks, in the order of the
- * wire. `context.step` runs each body once, however often the source asks, and removes everything when
- * one fails.
+ * The destination's half of a migration, one method for each thing the source asks, in the order of
+ * the wire. `context.step` runs each body once, however often the source asks, and removes
+ * everything when one fails.
  *
  * On any error before the handover nothing is left here; after it the guest is this host's.
  */
@@ -32,7 +32,9 @@ export class Destination {
     this.#context = context;
   }
 
-  /** Seed steps 1 and 2: proves the way back, makes the images, starts QEMU with `-incoming defer`. */
+  /**
+   * Seed steps 1 and 2: proves the way back, makes the images, starts QEMU with `-incoming defer`.
+   */
   prepare(launchSpec: LaunchSpec): Promise<void> {
     return this.#context.step('prepare', 'prepare', async (signal) => {
       await this.#source.prove({ signal });
@@ -72,12 +74,17 @@ export class Destination {
     });
   }
 
-  /** Seed step 7: the source has given the guest up; it becomes this host's in writing and is resumed. */
+  /**
+   * Seed step 7: the source has given the guest up; it becomes this host's in writing and is
+   * resumed.
+   */
   commit(guest: { readonly paused: boolean }): Promise<CommitOutcome> {
     return this.#context.take(this.#incoming, guest);
   }
 
-  /** The source gives the migration up: everything made here goes, unless the guest is already ours. */
+  /**
+   * The source gives the migration up: everything made here goes, unless the guest is already ours.
+   */
   abort(): Promise<void> {
     return this.#context.abort();
   }

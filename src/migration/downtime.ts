@@ -23,7 +23,8 @@ export interface Downtime {
 
 /**
  * Splits the downtime by the moments noted, in microseconds of one clock. A part that another one
- * overlapped counts zero: each moment is at least the one before it, so the sum is always the whole.
+ * overlapped counts zero: each moment is at least the one before it, so the sum is always the
+ * whole.
  */
 export function splitDowntime(moments: Readonly<Record<Moment, number>>): Downtime {
   let latest = moments.stopped;

@@ -17,7 +17,9 @@ const ALARM_MS = 15_000;
 export interface GiveUpPorts {
   /** Writes a record durably, or throws and has not written it. */
   write(record: HandoverRecord): Promise<void>;
-  /** Told when the destination has not answered for too long, and when it has answered after that. */
+  /**
+   * Told when the destination has not answered for too long, and when it has answered after that.
+   */
   inDoubt(failure: Error | undefined): void;
   /** Told when COMMITTED is written, and when the guest is known to run on the destination. */
   note(moment: 'committed' | 'resumed'): void;
@@ -26,11 +28,13 @@ export interface GiveUpPorts {
 }
 
 /**
- * The source's half of the handover: gives the guest up in writing and asks until the destination has
- * answered. Every decision is `stepSource`'s; here is only what it takes to carry it out.
+ * The source's half of the handover: gives the guest up in writing and asks until the destination
+ * has answered. Every decision is `stepSource`'s; here is only what it takes to carry it out.
  */
 export class GiveUp {
-  /** True when the destination took the guest and its QEMU is gone: it must be started over there. */
+  /**
+   * True when the destination took the guest and its QEMU is gone: it must be started over there.
+   */
   lost = false;
   #record: SourceRecord = 'STARTED';
   readonly #calls: PeerCalls;
@@ -52,14 +56,17 @@ export class GiveUp {
     return this.#record === 'COMMITTED' || this.#record === 'DONE';
   }
 
-  /** Resolves when the destination has the guest; throws when it refused and the guest is ours again. */
+  /**
+   * Resolves when the destination has the guest; throws when it refused and the guest is ours
+   * again.
+   */
   async run(header: PeerHeader, guest: { readonly paused: boolean }): Promise<void> {
     try {
       await this.#handOver(header, guest);
     } catch (error) {
       if (!this.taken) throw error;
-      // The flow must not unwind now: unwinding lets the guest run here, and it may run over there. What
-      // is left is for an operator or for the next life of the agent.
+      // The flow must not unwind now: unwinding lets the guest run here, and it may run over there.
+      // What is left is for an operator or for the next life of the agent.
       this.#ports.inDoubt(asReasoned(error));
       await new Promise<never>(() => {});
     }
@@ -90,8 +97,8 @@ export class GiveUp {
     await this.#apply({ type: 'failed' });
   }
 
-  // The effects besides writing are the flow's own next lines: sending the commit, retiring the domain,
-  // or letting it run here again when the flow unwinds.
+  // The effects besides writing are the flow's own next lines: sending the commit, retiring the
+  // domain, or letting it run here again when the flow unwinds.
   async #apply(event: SourceEvent): Promise<void> {
     const { state, effects } = stepSource(this.#record, event);
     for (const effect of effects) {

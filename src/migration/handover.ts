@@ -1,7 +1,7 @@
 /*
- * Who may run the guest. One decider at a time: the source alone until it has written COMMITTED, from
- * then on the destination alone. A pure function, so that every order of events can be explored; both
- * agents obey it and nothing else decides.
+ * Who may run the guest. One decider at a time: the source alone until it has written COMMITTED,
+ * from then on the destination alone. A pure function, so that every order of events can be
+ * explored; both agents obey it and nothing else decides.
  */
 
 /** A durable record of one side. What is not written did not happen. */
@@ -55,7 +55,9 @@ export type DestinationRecord = Extract<
   'PREPARED' | 'LOADED' | 'OWNED' | 'RUNNING' | 'ABORTED'
 >;
 
-/** The source's half. Events that a state does not expect change nothing: calls may arrive twice. */
+/**
+ * The source's half. Events that a state does not expect change nothing: calls may arrive twice.
+ */
 export function stepSource(state: SourceRecord, event: SourceEvent): Step<SourceRecord> {
   switch (`${state}+${event.type}` as const) {
     case 'STARTED+loaded':

@@ -24,9 +24,6 @@ import type { MigrationRegistry } from './registry.js';
 import { SourcePeer } from './source-peer.js';
 import { Tracker } from './tracker.js';
 
-/** The version of the protocol between agents. */
-export const PROTOCOL_VERSION = 1;
-
 interface Incoming {
   readonly header: PeerHeader;
   readonly tracker: Tracker;
@@ -44,7 +41,10 @@ export interface IncomingTools {
   readonly log: Log;
 }
 
-/** Answers the calls of other agents: finds the migration that a call belongs to and lets its flow answer. */
+/**
+ * Answers the calls of other agents: finds the migration that a call belongs to and lets its flow
+ * answer.
+ */
 export class IncomingMigrations implements PeerHandler {
   readonly #tools: IncomingTools;
   readonly #incoming = new Map<string, Incoming>();

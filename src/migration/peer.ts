@@ -1,11 +1,5 @@
 import type { ByteStream } from '../channel/types.js';
-import type {
-  DiskServerAddress,
-  LaunchSpec,
-  LoadedGuest,
-  RamChannel,
-  WaitOptions,
-} from '../domain/types.js';
+import type { DiskServerAddress, LaunchSpec, LoadedGuest, WaitOptions } from '../domain/types.js';
 import type { Failure } from './errors.js';
 import type { HandoverRecord } from './handover.js';
 
@@ -45,8 +39,8 @@ export interface Vote extends LoadedGuest {
 }
 
 /**
- * The destination as the source's agent calls it: plain requests, one for each call of PeerService. All
- * but `openRam` are idempotent. They throw ReasonedError; a lost peer is `PEER_UNREACHABLE`.
+ * The destination as the source's agent calls it: plain requests, one for each call of PeerService.
+ * All but `openRam` are idempotent. They throw ReasonedError; a lost peer is `PEER_UNREACHABLE`.
  */
 export interface PeerCalls {
   prepare(header: PeerHeader, launchSpec: LaunchSpec, options: WaitOptions): Promise<Prepared>;
@@ -79,7 +73,9 @@ export interface PeerDirectory {
   calls(host: string): PeerCalls;
 }
 
-/** What PeerService asks of the agent: the destination's half, and the answers about the source's. */
+/**
+ * What PeerService asks of the agent: the destination's half, and the answers about the source's.
+ */
 export interface PeerHandler {
   prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared>;
   exportDisks(header: PeerHeader): Promise<DiskServerAddress>;
@@ -99,5 +95,3 @@ export interface PeerHandler {
   queryMigration(header: PeerHeader): Promise<PeerState>;
   sourceGone(header: PeerHeader): Promise<PeerState>;
 }
-
-export type { RamChannel };

@@ -1,6 +1,6 @@
 /**
- * Where a migration is, in order, beside the steps of the message it grew from. The order is the order
- * of the code; this table only checks it.
+ * Where a migration is, in order, beside the steps of the message it grew from. The order is the
+ * order of the code; this table only checks it.
  */
 export const PHASES = {
   prepare: { seedSteps: [1, 2], next: ['mirror'] },

@@ -40,7 +40,8 @@ export class ProgressSampler {
   }
 
   async #tick(): Promise<void> {
-    // A figure that cannot be read is no reason to fail: the flow finds out by itself what is wrong.
+    // A figure that cannot be read is no reason to fail: the flow finds out by itself what is
+    // wrong.
     if (this.#busy) return;
     this.#busy = true;
     await this.sample().catch(() => {});

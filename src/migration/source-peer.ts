@@ -33,9 +33,9 @@ export class SourcePeer {
   }
 
   /**
-   * Asks the source from time to time whether the migration still goes on, and calls `gaveUp` when it does
-   * not: a source that died must not leave a QEMU and images here for ever. A guest that is loaded is
-   * kept longer, since its source may be about to commit.
+   * Asks the source from time to time whether the migration still goes on, and calls `gaveUp` when
+   * it does not: a source that died must not leave a QEMU and images here for ever. A guest that is
+   * loaded is kept longer, since its source may be about to commit.
    */
   follow(loaded: () => boolean, gaveUp: (reason: MigrationError) => void): void {
     let heardAt = performance.now();

@@ -5,8 +5,8 @@ import type { DestinationPeer } from './destination-peer.js';
 /**
  * The source's half of a migration, top to bottom.
  *
- * On success the guest no longer runs here; on any error it runs here again (or stays paused, where its
- * user had paused it).
+ * On success the guest no longer runs here; on any error it runs here again (or stays paused, where
+ * its user had paused it).
  */
 export async function migrateToPeer(
   domain: Domain,
@@ -15,14 +15,15 @@ export async function migrateToPeer(
 ): Promise<void> {
   const { signal, limits } = context;
 
-  // Seed steps 1 and 2: send the launch parameters; the destination starts QEMU with -incoming defer.
+  // Seed steps 1 and 2: send the launch parameters; the destination starts QEMU with -incoming
+  // defer.
   await context.enter('prepare');
   const launchSpec = await domain.launchSpec({ signal });
   await using twin = await peer.prepare(launchSpec, { signal });
 
-  // Seed steps 3 and 4: mirror every disk into the destination's NBD server on the port it handed back,
-  // and wait for BLOCK_JOB_READY. From `activate` on a write is acknowledged to the guest only when both
-  // images have it.
+  // Seed steps 3 and 4: mirror every disk into the destination's NBD server on the port it handed
+  // back, and wait for BLOCK_JOB_READY. From `activate` on a write is acknowledged to the guest
+  // only when both images have it.
   await context.enter('mirror');
   const server = await twin.exportDisks({ signal });
   await using mirrors = await domain.mirror(launchSpec.disks, server, limits, { signal });
@@ -30,7 +31,8 @@ export async function migrateToPeer(
   await mirrors.ready({ signal });
   await mirrors.activate({ signal });
 
-  // Seed steps 6 and 5: the destination runs migrate-incoming, then RAM streams while the guest runs.
+  // Seed steps 6 and 5: the destination runs migrate-incoming, then RAM streams while the guest
+  // runs.
   await context.enter('precopy');
   await using ram = await domain.sendRam(await twin.acceptRam({ signal }), limits, { signal });
   context.observeRam(ram);
@@ -48,8 +50,9 @@ export async function migrateToPeer(
   const vote = await twin.loaded({ signal });
   context.note('loaded');
 
-  // Seed step 7: the source gives the guest up in writing, the destination takes it in writing and resumes
-  // it. `handOver` keeps asking a lost peer and throws only when the destination never took the guest.
+  // Seed step 7: the source gives the guest up in writing, the destination takes it in writing and
+  // resumes it. `handOver` keeps asking a lost peer and throws only when the destination never took
+  // the guest.
   await context.enter('handover');
   await twin.handOver(pause);
   ram.release();

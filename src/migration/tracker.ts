@@ -47,7 +47,11 @@ export class Tracker {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Enters a phase. @throws MigrationError `INTERNAL` where the table of phases forbids the move. */
+  /**
+   * Enters a phase.
+   *
+   * @throws MigrationError `INTERNAL` where the table of phases forbids the move.
+   */
   enter(phase: Phase, change: Partial<Migration> = {}): void {
     if (!mayFollow(this.#now.phase, phase)) {
       throw new MigrationError('INTERNAL', `Phase ${phase} may not follow ${this.#now.phase}.`);

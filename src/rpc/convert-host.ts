@@ -1,4 +1,4 @@
-import type { DomainInfo, HostFacts } from '../domain/types.js';
+import type { DomainInfo, HostFacts } from '../domain/manager.js';
 import { Domain_State, type Domain as WireDomain } from '../gen/drover/v1/domain.js';
 import type { Host as WireHost, Peer as WirePeer } from '../gen/drover/v1/host.js';
 import type { PeerFacts } from '../mesh/peers.js';

@@ -1,4 +1,4 @@
-import type { DomainInfo, DomainManager } from '../domain/types.js';
+import type { DomainInfo, DomainManager } from '../domain/manager.js';
 import type { DomainServiceImplementation } from '../gen/drover/v1/domain_service.js';
 import { domainToWire } from './convert-host.js';
 import { RpcError } from './errors.js';

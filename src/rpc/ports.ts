@@ -1,4 +1,4 @@
-import type { DomainManager, HostFacts } from '../domain/types.js';
+import type { DomainManager, HostFacts } from '../domain/manager.js';
 import type { PeerFacts } from '../mesh/peers.js';
 import type { MigrationManager } from '../migration/migration.js';
 import type { PeerHandler } from '../migration/peer.js';

@@ -1,6 +1,6 @@
 /**
- * Every reason that Drover gives for not doing something: permanent codes, how a caller should treat
- * them, and what to do. docs/errors.md is checked against this table.
+ * Every reason that Drover gives for not doing something: permanent codes, how a caller should
+ * treat them, and what to do. docs/errors.md is checked against this table.
  *
  * `status` is the name of the gRPC code; only rpc/error-status.ts knows its number.
  */

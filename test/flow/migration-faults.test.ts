@@ -243,7 +243,10 @@ describe('what cannot be moved', () => {
     });
     const source = await hosts.run('alpha', 'web');
     const failed = await migrate(hosts.host('alpha'), 'web', 'beta');
-    expect(failed.failure).toMatchObject({ reason: 'DISK_TARGET_MISSING', side: 'SIDE_DESTINATION' });
+    expect(failed.failure).toMatchObject({
+      reason: 'DISK_TARGET_MISSING',
+      side: 'SIDE_DESTINATION',
+    });
     await expectUntouched(hosts, source);
   });
 });

@@ -81,7 +81,8 @@ describe('with real QEMU, when a migration fails', () => {
       () => killIncoming(guest.uuid).catch(() => undefined),
       0,
     );
-    // Who has the guest depends on how far the handover had come; that exactly one host has it does not.
+    // Who has the guest depends on how far the handover had come; that exactly one host has it does
+    // not.
     if (ended.runningOn === 'RUNNING_ON_SOURCE') return await expectUnharmed(guest);
     guest.arrived('beta');
     if (ended.runningOn === 'RUNNING_ON_NOWHERE') {

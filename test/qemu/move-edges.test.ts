@@ -237,7 +237,8 @@ test.each([
       [moment]: async () => {
         process.kill(pid, 'SIGSTOP');
         if (moment === 'paused') return;
-        // The guest's write waits for its mirror now, QEMU waits for the write, and its monitor for QEMU.
+        // The guest's write waits for its mirror now, QEMU waits for the write, and its monitor for
+        // QEMU.
         await new Promise((resolve) => setTimeout(resolve, 500));
         throw new Error('Given up.');
       },

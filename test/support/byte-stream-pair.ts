@@ -7,12 +7,17 @@ export interface ByteStreamPair {
   readonly right: ByteStream;
   /** Breaks both directions, as a cut cable does. */
   cut(reason?: Error): void;
-  /** Bytes that were written and not yet read, both directions; `peakBytes` is the most there ever were. */
+  /**
+   * Bytes that were written and not yet read, both directions; `peakBytes` is the most there ever
+   * were.
+   */
   readonly heldBytes: number;
   readonly peakBytes: number;
 }
 
-/** Two ends of a two-way stream in memory. A write resolves when the other end has taken the chunk. */
+/**
+ * Two ends of a two-way stream in memory. A write resolves when the other end has taken the chunk.
+ */
 export function byteStreamPair(): ByteStreamPair {
   const gauge = { heldBytes: 0, peakBytes: 0 };
   const toRight = new Lane(gauge);

@@ -71,8 +71,8 @@ export class FakeFleet implements AsyncDisposable {
   }
 
   /**
-   * The verdict on a guest that ran under these QEMUs, one after the other: no number was acknowledged twice, none is
-   * missing, and the images on `owner` hold every one of them.
+   * The verdict on a guest that ran under these QEMUs, one after the other: no number was
+   * acknowledged twice, none is missing, and the images on `owner` hold every one of them.
    */
   async judge(name: string, owner: string, qemus: readonly FakeQemu[]): Promise<void> {
     const { domain } = await this.host(owner).client.domains.getDomain({ domain: name });

@@ -35,7 +35,10 @@ export interface TestHost {
   start(): Promise<void>;
 }
 
-/** Whole agents in this process, with real gRPC and mTLS on loopback, in a folder that is removed at the end. */
+/**
+ * Whole agents in this process, with real gRPC and mTLS on loopback, in a folder that is removed at
+ * the end.
+ */
 export class Fleet implements AsyncDisposable {
   readonly folder: string;
   readonly certificates: TestCertificates;

@@ -23,7 +23,9 @@ export type MoveHooks = Partial<
   readonly ramBandwidth?: number;
 };
 
-/** The flow of a migration without agents. Whatever is thrown in a hook ends it as an error would. */
+/**
+ * The flow of a migration without agents. Whatever is thrown in a hook ends it as an error would.
+ */
 export async function moveGuest(
   stage: QemuStage,
   source: Actor,

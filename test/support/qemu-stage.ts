@@ -87,7 +87,10 @@ export class QemuStage implements AsyncDisposable {
     };
   }
 
-  /** Starts a QEMU with new images; the first disk of a source can be booted from. `changes` make it another machine. */
+  /**
+   * Starts a QEMU with new images; the first disk of a source can be booted from. `changes` make it
+   * another machine.
+   */
   async start(
     name: string,
     mode: 'stopped' | 'incoming',

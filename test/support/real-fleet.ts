@@ -121,7 +121,10 @@ export class RealGuest implements Disposable {
     return domain?.state;
   }
 
-  /** Ends it and asserts: no acknowledged write lost, none acknowledged twice, none skipped, none torn. */
+  /**
+   * Ends it and asserts: no acknowledged write lost, none acknowledged twice, none skipped, none
+   * torn.
+   */
   async judge(): Promise<void> {
     const host = this.#fleet.host(this.#host);
     const { domain } = await host.client.domains.stopDomain({ domain: this.uuid, force: true });

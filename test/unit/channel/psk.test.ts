@@ -58,7 +58,8 @@ test('the parameters that QEMU looks for are there, so that it need not make the
   const [, base64 = ''] =
     /^-----BEGIN DH PARAMETERS-----\n([^-]+)-----END DH PARAMETERS-----\n$/.exec(pem)!;
   const der = Buffer.from(base64, 'base64');
-  // A sequence of 264 bytes that begins with an integer of 257: a prime of 2048 bits, then the generator 2.
+  // A sequence of 264 bytes that begins with an integer of 257: a prime of 2048 bits, then the
+  // generator 2.
   expect(der.subarray(0, 9).toString('hex')).toBe('308201080282010100');
   expect(der.subarray(-3).toString('hex')).toBe('020102');
   expect(der).toHaveLength(268);

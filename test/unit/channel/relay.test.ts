@@ -83,6 +83,7 @@ test('one half ends while the other goes on', async () => {
   destination.end();
   expect((await readAll(source)).toString()).toBe('still here');
   await Promise.all([left.done, right.done]);
+  expect([left.endedFirst, right.endedFirst]).toEqual(['socket', 'stream']);
 });
 
 test('when QEMU closes its socket both ways, the QEMU at the other end sees the end', async () => {
