@@ -1,20 +1,27 @@
 import { systemClock } from '../util/clock.js';
 
-/** Date.now() has whole milliseconds, so one look at it may be this much late. */
-const DATE_RESOLUTION_US = 1000;
+/** A difference of this size is no delay of this process: somebody has set the wall clock. */
+const SET_US = 100_000;
+
+/** How many ticks of the wall clock are looked at, one millisecond each. */
+const TICKS = 3;
 
 /**
  * Brings the times of QEMU's events, which are wall time of this host, to `systemClock.nowUs()`.
- * Making one waits for the wall clock's next millisecond, so make it while the guest runs.
+ * Making one waits for a few ticks of the wall clock, so make it while the guest runs.
  */
 export class EventClock {
   readonly #offsetUs: number;
 
   constructor() {
-    const before = Date.now();
-    let now = before;
-    while (now === before) now = Date.now();
-    this.#offsetUs = systemClock.nowUs() - now * 1000;
+    const firstMs = Date.now();
+    let offsetUs = Number.POSITIVE_INFINITY;
+    // Right after a tick of the wall clock the two fit best; whatever holds this process up makes a
+    // sample larger, never smaller.
+    for (let nowMs = firstMs; nowMs < firstMs + TICKS && nowMs >= firstMs; nowMs = Date.now()) {
+      offsetUs = Math.min(offsetUs, systemClock.nowUs() - nowMs * 1000);
+    }
+    this.#offsetUs = offsetUs;
   }
 
   /**
@@ -23,8 +30,7 @@ export class EventClock {
    */
   toClockUs(timestampUs: number): number {
     const offsetUs = systemClock.nowUs() - Date.now() * 1000;
-    const driftUs = offsetUs - this.#offsetUs;
-    const wasSet = driftUs < -DATE_RESOLUTION_US || driftUs > 2 * DATE_RESOLUTION_US;
+    const wasSet = Math.abs(offsetUs - this.#offsetUs) > SET_US;
     return timestampUs + (wasSet ? offsetUs : this.#offsetUs);
   }
 }

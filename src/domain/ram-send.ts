@@ -9,6 +9,7 @@ import type { EventListener, QmpEvent } from '../qmp/event-listener.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { ReasonedError } from '../util/reasoned-error.js';
+import { DowntimeLadder } from './downtime-ladder.js';
 import { DomainError } from './errors.js';
 import { EventClock } from './event-clock.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
@@ -50,6 +51,7 @@ export class QemuRamSend implements RamSend {
   readonly #faults: QemuFaults;
   readonly #events: EventListener<(typeof MIGRATION_EVENTS)[number]>;
   readonly #clock = new EventClock();
+  readonly #ladder: DowntimeLadder;
   /** Rejects when a mirror has failed, or when the relay has broken and QEMU did not notice. */
   readonly #broken = deferred<never>();
   #stream: ByteStream | undefined;
@@ -64,6 +66,7 @@ export class QemuRamSend implements RamSend {
     this.#qmp = parts.process.qmp;
     this.#faults = new QemuFaults(parts.process, 'source');
     this.#events = this.#qmp.listen(...MIGRATION_EVENTS);
+    this.#ladder = new DowntimeLadder(this.#qmp, parts.limits.downtimeLimitMs, parts.report);
     this.#broken.promise.catch(() => undefined);
     parts.mirrored.catch((error: unknown) => this.#broken.reject(error));
   }
@@ -142,6 +145,7 @@ export class QemuRamSend implements RamSend {
     const over = new Error('The RAM stream is over.');
     this.#relay?.reset(over);
     this.#stream?.reset(over);
+    this.#ladder[Symbol.dispose]();
     this.#events[Symbol.dispose]();
     this.#faults[Symbol.dispose]();
   }
@@ -150,7 +154,8 @@ export class QemuRamSend implements RamSend {
     const { directory, channel, limits } = this.#parts;
     const { status } = await this.#qmp.execute('query-status', {}, options);
     this.#guestPaused = !isLive(status);
-    await setUpStream(this.#qmp, limits, options);
+    const begin = { ...limits, downtimeLimitMs: this.#ladder.firstMs };
+    await setUpStream(this.#qmp, begin, options);
     this.#stream = await channel.open(options);
     await using door = await OneConnection.listen(join(directory, 'ram.sock'));
     this.#begun = true;

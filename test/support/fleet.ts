@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type AgentParts, type RunningAgent, startAgent } from '../../src/agent/agent.js';
@@ -70,19 +70,11 @@ export class Fleet implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const host of this.#hosts.values()) {
-      // A guest that a failed test left behind must not outlive it; the folder is gone afterwards.
-      const { domains } = await host.client.domains.listDomains({}).catch(() => ({
-        domains: [] as { spec?: { uuid: string } | undefined; qemuPid: number }[],
-      }));
-      for (const { spec, qemuPid } of domains) {
-        if (!qemuPid) continue;
-        await host.client.domains
-          .stopDomain({ domain: spec?.uuid ?? '', force: true })
-          .catch(() => undefined);
-      }
       await host.stop();
       host.client[Symbol.dispose]();
     }
+    // QEMUs outlive their agents; those of a failed test must not outlive the test.
+    for (const pid of await pidsMentioning(this.folder)) killIfThere(pid);
     await this.certificates[Symbol.asyncDispose]();
     await rm(this.folder, { recursive: true, force: true });
   }
@@ -167,4 +159,24 @@ export async function watchToEnd(
   }
   if (!last) throw new Error('The watch ended without a migration.');
   return last;
+}
+
+/** Processes whose command line names something in a folder; a QEMU names its sockets there. */
+async function pidsMentioning(folder: string): Promise<number[]> {
+  const pids = (await readdir('/proc')).map(Number).filter((pid) => pid > 1 && pid !== process.pid);
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const line = await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '');
+      return line.includes('qemu') && line.includes(`${folder}/`) ? [pid] : [];
+    }),
+  );
+  return found.flat();
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
