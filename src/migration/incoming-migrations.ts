@@ -51,6 +51,7 @@ export class IncomingMigrations implements PeerHandler {
 
   constructor(tools: IncomingTools) {
     this.#tools = tools;
+    tools.registry.onForget((id) => this.#incoming.delete(id));
   }
 
   async prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared> {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Domain, MigratableDomains } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
@@ -14,6 +15,7 @@ import { Tracker } from './tracker.js';
 
 const DEFAULT_DOWNTIME_LIMIT_MS = 300;
 const LONGEST_DOWNTIME_LIMIT_MS = 60_000;
+const LONGEST_PAUSE_MS = 60_000;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** What the source's half needs of the agent. */
@@ -43,6 +45,7 @@ export class Migrations implements MigrationManager {
 
   constructor(tools: MigrationTools) {
     this.#tools = tools;
+    tools.registry.onForget((id) => this.#outgoing.delete(id));
   }
 
   async start(asked: MigrationRequest): Promise<Migration> {
@@ -112,20 +115,53 @@ export class Migrations implements MigrationManager {
     context: SourceContext,
   ): Promise<void> {
     const { tracker, log } = outgoing;
+    let failed: unknown;
     try {
       log.info({}, 'migration accepted');
       await migrateToPeer(domain, peer, context);
     } catch (error) {
-      if (peer.giveUp.record !== 'DONE') await this.#rolledBack(outgoing, peer, error);
-      else log.error({ err: error }, 'the guest has moved, but the clean-up here failed');
+      failed = error;
     }
     context.close();
-    if (peer.giveUp.record === 'DONE') {
-      const runningOn = peer.giveUp.lost ? 'NOWHERE' : 'DESTINATION';
-      tracker.end({ state: peer.giveUp.lost ? 'FAILED' : 'SUCCEEDED', runningOn });
+    if (peer.giveUp.record === 'DONE') this.#moved(outgoing, peer);
+    else await this.#rolledBack(outgoing, peer, failed);
+    log.info({ state: tracker.now.state, summary: tracker.now.summary }, 'migration ended');
+    if (peer.giveUp.record === 'DONE' && failed !== undefined) {
+      log.error({ err: failed }, 'the guest has moved, but the clean-up here failed');
+      await this.#retire(domain, peer.host, log);
     }
     this.#tools.domains.unclaim(domain.uuid, tracker.now.migrationId);
-    log.info({ state: tracker.now.state, summary: tracker.now.summary }, 'migration ended');
+  }
+
+  #moved({ tracker }: Outgoing, peer: MigrationPeer): void {
+    if (!peer.giveUp.lost) {
+      tracker.end({ state: 'SUCCEEDED', runningOn: 'DESTINATION' });
+      return;
+    }
+    const message = `${peer.host} took the guest and its QEMU ended; its images are the ones that count.`;
+    const options = {
+      side: 'destination',
+      hint: `Start the domain on ${peer.host}.`,
+    } as const;
+    const failure = toFailure(
+      new MigrationError('DEST_QEMU_DIED', message, options),
+      'destination',
+      tracker.now.phase,
+    );
+    tracker.end({ state: 'FAILED', runningOn: 'NOWHERE', failure });
+  }
+
+  // The guest runs elsewhere, so there is nothing to give up: this is tried until it works.
+  async #retire(domain: Domain, ownerHost: string, log: Log): Promise<void> {
+    const { signal } = this.#stopping;
+    for (let pauseMs = 1_000; !signal.aborted; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
+      await delay(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
+      try {
+        return await domain.retire(ownerHost);
+      } catch (error) {
+        log.error({ err: error }, 'the clean-up here failed again');
+      }
+    }
   }
 
   async #rolledBack(outgoing: Outgoing, peer: MigrationPeer, error: unknown): Promise<void> {

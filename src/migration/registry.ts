@@ -11,6 +11,7 @@ const KEPT_ENDED = 1000;
 export class MigrationRegistry {
   readonly #trackers = new Map<string, Tracker>();
   readonly #sourceRecords = new Map<string, () => SourceRecord>();
+  readonly #onForget: ((migrationId: string) => void)[] = [];
 
   /** Adds a migration; the oldest ended ones are forgotten beyond a thousand. */
   add(tracker: Tracker, sourceRecord?: () => SourceRecord): void {
@@ -22,8 +23,14 @@ export class MigrationRegistry {
       if (!isTerminal(known.now.state)) continue;
       this.#trackers.delete(id);
       this.#sourceRecords.delete(id);
+      for (const listener of this.#onForget) listener(id);
       return;
     }
+  }
+
+  /** Tells whoever keeps more of a migration when it is forgotten. */
+  onForget(listener: (migrationId: string) => void): void {
+    this.#onForget.push(listener);
   }
 
   has(migrationId: string): boolean {
