@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 import type { HostSystem } from '../../src/domain/host-settings.js';
 import type { FakeQemu } from './fake-qemu/qemu.js';
 import { FakeImageTool, FakeLauncher, fakeBinary, judgeFakeGuest } from './fake-qemu.js';
@@ -17,6 +17,11 @@ const roomyHost: HostSystem = {
   deleteTap: async () => undefined,
 };
 
+/** How the hosts of a test are to be; what is not said is as on a roomy machine. */
+interface FakeFleetOptions extends FleetOptions {
+  readonly system?: (host: string) => Partial<HostSystem>;
+}
+
 /** Agents whose QEMUs are fakes inside this process. */
 export class FakeFleet implements AsyncDisposable {
   readonly fleet: Fleet;
@@ -27,18 +32,16 @@ export class FakeFleet implements AsyncDisposable {
     this.launchers = launchers;
   }
 
-  static async start(
-    names: readonly string[],
-    options: Omit<FleetOptions, 'parts'> & { readonly system?: Partial<HostSystem> } = {},
-  ): Promise<FakeFleet> {
+  static async start(names: readonly string[], options: FakeFleetOptions = {}): Promise<FakeFleet> {
     const launchers = new Map(names.map((name) => [name, new FakeLauncher()]));
     const fleet = await Fleet.start(names, {
       ...options,
       parts: (host) => ({
         binary: fakeBinary(),
         launcher: launchers.get(host) ?? new FakeLauncher(),
-        system: { ...roomyHost, ...options.system },
+        system: { ...roomyHost, ...options.system?.(host) },
         images: new FakeImageTool(),
+        ...options.parts?.(host),
       }),
     });
     return new FakeFleet(fleet, launchers);
@@ -67,7 +70,10 @@ export class FakeFleet implements AsyncDisposable {
   /** Resolves when the guest has had `count` more writes acknowledged. */
   async writes(qemu: FakeQemu, count: number): Promise<void> {
     const enough = qemu.acknowledged.length + count;
-    await expect.poll(() => qemu.acknowledged.length, { timeout: 10_000 }).toBeGreaterThan(enough);
+    await vi.waitFor(() => expect(qemu.acknowledged.length).toBeGreaterThan(enough), {
+      timeout: 10_000,
+      interval: 5,
+    });
   }
 
   /**
