@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -41,6 +42,7 @@ export class HandGuest implements AsyncDisposable {
     this.#kernel = kernel;
     this.#folder = folder;
     this.#tools = tools;
+    process.once('exit', this.#onExit);
   }
 
   /** Starts a guest; resolves when it works. */
@@ -109,8 +111,15 @@ export class HandGuest implements AsyncDisposable {
       serial[Symbol.dispose]();
       await process.kill();
     }
+    process.off('exit', this.#onExit);
     await rm(this.#folder, { recursive: true, force: true });
   }
+
+  // Its QEMUs would outlive this process.
+  readonly #onExit = (): void => {
+    rmSync(this.#folder, { recursive: true, force: true });
+    for (const stage of this.#stages) process.kill(stage.process.record.process.pid, 'SIGKILL');
+  };
 
   get #current(): Stage {
     const stage = this.#stages[0];

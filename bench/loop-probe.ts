@@ -1,5 +1,5 @@
 import { appendFileSync } from 'node:fs';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks';
 
 /*
  * Loaded into an agent before itself (`node --import`), or into any process to compare with. From the
@@ -16,6 +16,9 @@ export interface LoopDelay {
   readonly p99Ms: number;
   readonly p999Ms: number;
   readonly maxMs: number;
+  /** The longest and all pauses for collecting garbage. */
+  readonly gcMaxMs: number;
+  readonly gcTotalMs: number;
   /** Share of the time in which the loop had something to do, 0 to 1. */
   readonly utilization: number;
 }
@@ -25,6 +28,11 @@ export function watchLoop(): () => LoopDelay {
   const histogram = monitorEventLoopDelay({ resolution: PERIOD_MS });
   histogram.enable();
   let since = performance.eventLoopUtilization();
+  let pausesMs: number[] = [];
+  const collections = new PerformanceObserver((list) => {
+    pausesMs.push(...list.getEntries().map(({ duration }) => duration));
+  });
+  collections.observe({ entryTypes: ['gc'] });
   return () => {
     const late = (ns: number) => Math.max(0, ns / 1e6 - PERIOD_MS);
     const now = performance.eventLoopUtilization();
@@ -33,9 +41,12 @@ export function watchLoop(): () => LoopDelay {
       p99Ms: late(histogram.percentile(99)),
       p999Ms: late(histogram.percentile(99.9)),
       maxMs: late(histogram.max),
+      gcMaxMs: Math.max(0, ...pausesMs),
+      gcTotalMs: pausesMs.reduce((sum, pauseMs) => sum + pauseMs, 0),
       utilization: performance.eventLoopUtilization(now, since).utilization,
     };
     since = now;
+    pausesMs = [];
     histogram.reset();
     return delay;
   };

@@ -152,6 +152,8 @@ async function run(plan: Plan, record: SoakRecord): Promise<boolean> {
       record.add(life);
       faults = life.faults;
     } catch (error) {
+      // The life that was interrupted is repeated by the next run.
+      if (hosts.interrupted) return false;
       const reason = error instanceof Error ? error.message : String(error);
       record.add({ kind: 'failure', at: new Date().toISOString(), reason });
       faults = [reason];

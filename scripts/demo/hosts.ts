@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,6 +19,8 @@ import {
 import type { LinuxGuest } from '../guest/linux-guest.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+/** What shells say of a program that Ctrl-C has ended. */
+const INTERRUPTED = 130;
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** One host of the demo: an agent as a process of its own, as on a real host. */
@@ -50,11 +52,12 @@ export class DemoHosts implements AsyncDisposable {
   readonly #agents: ChildProcess[] = [];
   readonly #hosts: DemoHost[] = [];
   readonly #options: DemoOptions;
+  #interrupted = false;
 
   private constructor(folder: string, options: DemoOptions) {
     this.folder = folder;
     this.#options = options;
-    for (const signal of SIGNALS) process.once(signal, this.#onSignal);
+    for (const signal of SIGNALS) process.on(signal, this.#onSignal);
     process.once('exit', this.#onExit);
   }
 
@@ -80,12 +83,16 @@ export class DemoHosts implements AsyncDisposable {
     return host;
   }
 
+  /** True once a signal has told this process to end: what fails from then on fails because of that. */
+  get interrupted(): boolean {
+    return this.#interrupted;
+  }
+
   get all(): readonly DemoHost[] {
     return this.#hosts;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
     for (const { client } of this.#hosts) {
       await stopDomains(client);
       client[Symbol.dispose]();
@@ -97,19 +104,25 @@ export class DemoHosts implements AsyncDisposable {
         await once(agent, 'exit');
       }),
     );
-    process.off('exit', this.#onExit);
+    // An agent does not stop a domain that is just being moved.
+    for (const { runDirectory } of this.#hosts) killQemus(runDirectory);
     await rm(this.folder, { recursive: true, force: true });
+    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
+    process.off('exit', this.#onExit);
   }
 
   // QEMUs outlive their agents by design, so this process must not end without ending them.
   readonly #onExit = (): void => {
     for (const agent of this.#agents) agent.kill('SIGKILL');
     for (const { runDirectory } of this.#hosts) killQemus(runDirectory);
+    rmSync(this.folder, { recursive: true, force: true });
   };
 
   readonly #onSignal = (): void => {
-    process.exitCode = 130;
-    const bye = () => process.exit();
+    const bye = () => process.exit(INTERRUPTED);
+    // Who asks twice does not want to wait.
+    if (this.#interrupted) bye();
+    this.#interrupted = true;
     this[Symbol.asyncDispose]().then(bye, bye);
   };
 

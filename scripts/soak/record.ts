@@ -76,6 +76,8 @@ export class SoakRecord {
       record.#append({ kind: 'settings', digest });
       return record;
     }
+    // What comes next must not be glued to half of a line that a run left which was killed.
+    if (!readFileSync(path, 'utf8').endsWith('\n')) appendFileSync(path, '\n');
     for (const line of readLines(path)) {
       if (line.kind === 'life') record.lives.push(line);
       else if (line.kind === 'failure') record.failures.push(line);
@@ -102,7 +104,7 @@ export class SoakRecord {
   }
 }
 
-// A run that was killed may have left half of a line; that life is repeated.
+// Half of a line is of a life that is repeated.
 function readLines(path: string): Line[] {
   return readFileSync(path, 'utf8')
     .split('\n')

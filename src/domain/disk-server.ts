@@ -41,23 +41,30 @@ const STEP = { limitMs: STEP_LIMIT_MS };
 export class DiskServer {
   readonly address: DiskServerAddress;
   readonly #qmp: QmpClient;
-  readonly #key: PskFolder;
-  #stopped = false;
+  readonly #key: PskFolder | undefined;
+  #stopped: boolean;
 
-  private constructor(qmp: QmpClient, address: DiskServerAddress, key: PskFolder) {
+  private constructor(qmp: QmpClient, address: DiskServerAddress, key?: PskFolder) {
     this.#qmp = qmp;
     this.address = address;
     this.#key = key;
+    this.#stopped = key === undefined;
   }
 
   /**
-   * Opens the server on a free port and exports the disks.
+   * Opens the server on a free port and exports the disks. Without disks nothing is opened, and the
+   * port is 0.
    *
    * @throws DomainError `NO_PORT`
    */
   static async start(parts: DiskServerParts, options: WaitOptions): Promise<DiskServer> {
     const { qmp } = parts;
     const psk = makePsk(parts.pskIdentity);
+    const { address } = parts.data;
+    const common = { address, pskIdentity: psk.identity, psk: psk.key };
+    if (parts.diskIds.length === 0) {
+      return new DiskServer(qmp, { ...common, port: 0, exports: [] });
+    }
     // The server reads the file at every handshake, so it stays until the server stops.
     const key = await PskFolder.write(parts.directory, psk);
     try {
@@ -92,9 +99,7 @@ export class DiskServer {
           return { diskId, exportName };
         }),
       );
-      const { address } = parts.data;
-      const answer = { address, port, pskIdentity: psk.identity, psk: psk.key, exports };
-      return new DiskServer(qmp, answer, key);
+      return new DiskServer(qmp, { ...common, port, exports }, key);
     } catch (error) {
       await key.remove();
       throw error;
@@ -115,7 +120,7 @@ export class DiskServer {
       this.#qmp.execute('nbd-server-stop', {}, step),
       this.#qmp.execute('query-block-exports', {}, step),
       this.#qmp.execute('object-del', { id: PSK_OBJECT }, step),
-      this.#key.remove(),
+      this.#key?.remove(),
     ]);
     if (exports.length > 0) {
       throw new DomainError(
@@ -129,7 +134,7 @@ export class DiskServer {
 
   /** Removes the key of a server whose QEMU is about to go. Never throws. */
   async abandon(report: ReportProblem): Promise<void> {
-    await this.#key.remove().catch((error) => report('remove the key', error));
+    await this.#key?.remove().catch((error) => report('remove the key', error));
   }
 }
 
@@ -158,7 +163,7 @@ async function listen(parts: DiskServerParts, options: WaitOptions): Promise<num
         {
           addr: { type: 'inet', data: { host: data.address, port: String(port) } },
           'tls-creds': PSK_OBJECT,
-          'max-connections': Math.max(1, diskIds.length * CONNECTIONS_PER_DISK),
+          'max-connections': diskIds.length * CONNECTIONS_PER_DISK,
         },
         options,
       );

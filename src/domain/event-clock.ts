@@ -3,7 +3,7 @@ import { systemClock } from '../util/clock.js';
 /** A difference of this size is no delay of this process: somebody has set the wall clock. */
 const SET_US = 100_000;
 
-/** How many ticks of the wall clock are looked at, one millisecond each. */
+/** How many ticks of the wall clock are looked at. */
 const TICKS = 3;
 
 /**
@@ -14,12 +14,14 @@ export class EventClock {
   readonly #offsetUs: number;
 
   constructor() {
-    const firstMs = Date.now();
     let offsetUs = Number.POSITIVE_INFINITY;
     // Right after a tick of the wall clock the two fit best; whatever holds this process up makes a
     // sample larger, never smaller.
-    for (let nowMs = firstMs; nowMs < firstMs + TICKS && nowMs >= firstMs; nowMs = Date.now()) {
+    for (let ticks = 0, lastMs = Date.now(); ticks < TICKS; ) {
+      const nowMs = Date.now();
       offsetUs = Math.min(offsetUs, systemClock.nowUs() - nowMs * 1000);
+      if (nowMs !== lastMs) ticks++;
+      lastMs = nowMs;
     }
     this.#offsetUs = offsetUs;
   }

@@ -61,7 +61,15 @@ export class QemuFaults implements Disposable {
   async ended(doing: string, cause?: unknown): Promise<DomainError> {
     const { qmp, exited } = this.#process;
     using limit = withTimeout(undefined, EXIT_LIMIT_MS, () => new Error('QEMU did not end.'));
-    const exit = await untilAborted(exited, limit.signal).catch(() => undefined);
+    const lives = this.#process.reconnected().then(
+      () => 'lives' as const,
+      () => exited,
+    );
+    const end = await untilAborted(Promise.race([exited, lives]), limit.signal).catch(
+      () => undefined,
+    );
+    if (end === 'lives') return this.#disconnected(doing, cause);
+    const exit = end;
     if (this.#guestStopped && this.#side === 'source') {
       return new DomainError('GUEST_STOPPED', `The guest powered off while ${doing}.`, {
         cause,
@@ -88,6 +96,14 @@ export class QemuFaults implements Disposable {
 
   [Symbol.dispose](): void {
     this.#shutdown[Symbol.dispose]();
+  }
+
+  #disconnected(doing: string, cause: unknown): DomainError {
+    return new DomainError(
+      'QEMU_ERROR',
+      `The connection to QEMU on the ${this.#side} broke while ${doing}; QEMU lives.`,
+      { cause, side: this.#side },
+    );
   }
 
   /** A guest's own power-off is told apart from somebody who ends QEMU. */

@@ -1,4 +1,5 @@
 import type { QemuProcess } from '../process/qemu-process.js';
+import type { ExecuteOptions, QmpClient } from '../qmp/client.js';
 import { QmpError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
 import type { RunState } from '../qmp/types.gen.js';
@@ -60,6 +61,7 @@ export class QemuIncomingDomain implements IncomingDomain {
   #resumed: Promise<void> | undefined;
   #owned = false;
   #alive = true;
+  #mayHaveRun = false;
   #disposed = false;
 
   constructor(parts: IncomingDomainParts) {
@@ -76,6 +78,10 @@ export class QemuIncomingDomain implements IncomingDomain {
 
   get alive(): boolean {
     return this.#alive;
+  }
+
+  get mayHaveRun(): boolean {
+    return this.#mayHaveRun;
   }
 
   async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
@@ -202,12 +208,13 @@ export class QemuIncomingDomain implements IncomingDomain {
   }
 
   async #run(options: WaitOptions): Promise<void> {
-    const { qmp } = this.#parts.process;
+    if (!this.#alive) throw await this.#faults.ended('resuming the guest');
+    const qmp = await this.#parts.process.reconnected();
     const step = { ...STEP, ...options };
     // QEMU resumes the guest before it answers `cont`, so the state asked for at the same time is
     // the one after it.
     const [, { status }] = await Promise.all([
-      qmp.execute('cont', {}, step),
+      this.#continue(qmp, step),
       qmp.execute('query-status', {}, step),
     ]);
     if (!isLive(status)) throw wrongState('resumed', status);
@@ -215,6 +222,18 @@ export class QemuIncomingDomain implements IncomingDomain {
     qmp.execute('announce-self', ANNOUNCEMENT, STEP).catch((error) => {
       this.#parts.report?.('announce the guest to the network', error);
     });
+  }
+
+  /** Only QEMU's own word proves that the guest did not run; silence and a broken line do not. */
+  async #continue(qmp: QmpClient, step: ExecuteOptions): Promise<void> {
+    const before = this.#mayHaveRun;
+    this.#mayHaveRun = true;
+    try {
+      await qmp.execute('cont', {}, step);
+    } catch (error) {
+      if (error instanceof QmpError) this.#mayHaveRun = before;
+      throw error;
+    }
   }
 
   /**

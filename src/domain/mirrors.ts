@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { PSK_PRIORITY, PskFolder } from '../channel/psk.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpError } from '../qmp/errors.js';
@@ -10,6 +9,7 @@ import { DomainError } from './errors.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import { MIRROR_EVENTS, type Mirror, planMirrors } from './mirror.js';
 import { removeMirrors } from './mirror-removal.js';
+import { startMirrors } from './mirror-start.js';
 import { PSK_OBJECT } from './names.js';
 import type {
   DiskServerAddress,
@@ -141,7 +141,9 @@ export class QemuMirrors implements Mirrors {
    */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#detached && this.#mirrors.length > 0) {
-      await removeMirrors(this.#qmp, this.#mirrors, this.#parts.report);
+      const { process, report } = this.#parts;
+      const qmp = await process.reconnected().catch(() => this.#qmp);
+      await removeMirrors(qmp, this.#mirrors, report);
       this.#detached = true;
     }
     this.#lifetime.abort(new Error('The mirrors are gone.'));
@@ -207,65 +209,8 @@ export class QemuMirrors implements Mirrors {
     this.#mirrors = this.#mirrors.map(
       (mirror) => missing.find(({ job }) => job === mirror.job) ?? mirror,
     );
-    await this.#addKey(options);
-    const started = missing.map((mirror) => this.#startOne(mirror, options));
-    // When one fails, the others must have come to rest before everything is removed again.
-    await Promise.allSettled(started);
-    await Promise.all(started);
-  }
-
-  async #addKey(options: WaitOptions): Promise<void> {
-    const { pskIdentity: identity, psk: key } = this.#parts.server;
-    // QEMU's client end reads the file while the object is made and never again.
-    await using folder = await PskFolder.write(this.#parts.directory, { identity, key });
-    await this.#qmp.execute(
-      'object-add',
-      {
-        'qom-type': 'tls-creds-psk',
-        id: PSK_OBJECT,
-        endpoint: 'client',
-        dir: folder.path,
-        username: identity,
-        priority: PSK_PRIORITY,
-      },
-      options,
-    );
-  }
-
-  async #startOne(mirror: Mirror, options: WaitOptions): Promise<void> {
-    const { address, port } = this.#parts.server;
-    await this.#qmp.execute(
-      'blockdev-add',
-      {
-        driver: 'nbd',
-        'node-name': mirror.target,
-        server: { type: 'inet', host: address, port: String(port) },
-        export: mirror.exportName,
-        'tls-creds': PSK_OBJECT,
-        // Without reconnecting: a mirror must never go on with a disk server that has forgotten its
-        // past.
-        'reconnect-delay': 0,
-        discard: 'unmap',
-        'detect-zeroes': 'unmap',
-      },
-      options,
-    );
-    await this.#qmp.execute(
-      'blockdev-mirror',
-      {
-        'job-id': mirror.job,
-        device: mirror.image,
-        target: mirror.target,
-        sync: 'full',
-        'copy-mode': 'background',
-        // The verdict must outlive the event: it is read, and then dismissed.
-        'auto-dismiss': false,
-        'on-source-error': 'report',
-        'on-target-error': 'report',
-        speed: speedOfEach(this.#parts.limits, this.#mirrors.length),
-      },
-      options,
-    );
+    const speed = speedOfEach(this.#parts.limits, this.#mirrors.length);
+    await startMirrors({ ...this.#parts, mirrors: missing, speed }, options);
   }
 
   async #change(change: (mirror: Mirror) => Promise<unknown>, options: WaitOptions): Promise<void> {

@@ -139,8 +139,9 @@ export class QemuRamSend implements RamSend {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#begun && !this.#released) {
       this.#begun = false;
-      const { targets, report } = this.#parts;
-      await resumeSource(this.#qmp, { guestPaused: this.#guestPaused, targets }, report);
+      const { process, targets, report } = this.#parts;
+      const qmp = await process.reconnected().catch(() => this.#qmp);
+      await resumeSource(qmp, { guestPaused: this.#guestPaused, targets }, report);
     }
     const over = new Error('The RAM stream is over.');
     this.#relay?.reset(over);

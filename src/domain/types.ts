@@ -210,6 +210,8 @@ export interface IncomingDomain extends AsyncDisposable {
   release(): void;
   /** True while QEMU is there. */
   readonly alive: boolean;
+  /** False as long as it is certain that no vCPU of the guest has run here. */
+  readonly mayHaveRun: boolean;
   /**
    * Resolves with `DEST_QEMU_DIED`, exit code and end of log, when QEMU ends unasked. Never
    * rejects.

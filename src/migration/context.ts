@@ -68,7 +68,10 @@ export class SourceContext {
    * Publishes the figures of the whole migration. Called with the guest running on the destination.
    */
   async summarize(launchSpec: LaunchSpec, vote: Vote): Promise<void> {
-    await this.#sampler.sample();
+    // The guest has moved: a figure that cannot be read must not keep the source from letting go.
+    await this.#sampler.sample().catch((error) => {
+      this.#log.warn({ err: error }, 'the last figures could not be read');
+    });
     const { disks, ram } = this.#tracker.now;
     const transferred = new Map(disks.map((disk) => [disk.diskId, disk.transferredBytes]));
     const mirrored = launchSpec.disks.filter((disk) => disk.mirrored);

@@ -32,6 +32,8 @@ export class DestinationContext {
   #incoming: IncomingDomain | undefined;
   #ending: Promise<void> | undefined;
   #outcome: Promise<CommitOutcome> | undefined;
+  /** From the commit until it is refused: then nothing else may give the guest up. */
+  #taking = false;
   ticket: string | undefined;
 
   constructor(header: PeerHeader, tracker: Tracker, source: SourcePeer, log: Log) {
@@ -125,6 +127,7 @@ export class DestinationContext {
     guest: { readonly paused: boolean },
   ): Promise<CommitOutcome> {
     if (this.#record !== 'LOADED') return this.#refuse(incoming, notLoaded(this.#record));
+    this.#taking = true;
     await this.enter('handover');
     try {
       await this.decide({ type: 'commit' });
@@ -132,16 +135,14 @@ export class DestinationContext {
       // OWNED could not be written, so the guest was not touched.
       return this.#refuse(incoming, error);
     }
-    for (let first = true; ; first = false) {
+    for (;;) {
       try {
         await incoming.resume(guest, { signal: AbortSignal.timeout(RESUME_LIMIT_MS) });
         break;
       } catch (error) {
+        // The source may have it back only where it is certain that it never ran here.
+        if (!incoming.mayHaveRun) return this.#refuse(incoming, error);
         if (!incoming.alive) return this.#lose(incoming, error);
-        // Only an error that QEMU itself answered to the first attempt proves that the guest never
-        // ran.
-        if (first && asReasoned(error).reason === 'QEMU_ERROR')
-          return this.#refuse(incoming, error);
         this.#log.error({ err: error }, 'could not resume the guest; trying again');
         await delay(RESUME_AGAIN_MS);
       }
@@ -172,6 +173,7 @@ export class DestinationContext {
     } catch (cause) {
       return this.#lose(incoming, cause);
     }
+    this.#taking = false;
     await this.#giveUp(error, this.#record === 'OWNED' ? { type: 'never-ran' } : { type: 'abort' });
     return { outcome: 'REFUSED', failure: this.failure };
   }
@@ -195,6 +197,7 @@ export class DestinationContext {
   }
 
   async #giveUp(error: unknown, event: DestinationEvent = { type: 'abort' }): Promise<void> {
+    if (this.#taking) return;
     const { state } = stepDestination(this.#record, event);
     if (state !== 'ABORTED') return;
     this.#record = state;

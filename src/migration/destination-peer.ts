@@ -13,6 +13,8 @@ import { GiveUp, type GiveUpPorts } from './give-up.js';
 import type { PeerCalls, PeerHeader, Vote } from './peer.js';
 
 const ABORT_LIMIT_MS = 10_000;
+/** The guest is paused here meanwhile, and nothing is lost by letting it run here again. */
+const VOTE_LIMIT_MS = 30_000;
 
 /** The destination as the source's flow sees it. */
 export interface DestinationPeer {
@@ -78,8 +80,9 @@ export class MigrationPeer implements DestinationPeer, Twin {
     return { open: (wait) => this.#calls.openRam(ticket, wait) };
   }
 
-  loaded(options: WaitOptions): Promise<Vote> {
-    return untilAborted(this.#vote.promise, options.signal);
+  async loaded(options: WaitOptions): Promise<Vote> {
+    using limit = withTimeout(options.signal, VOTE_LIMIT_MS, () => noVote(this.host));
+    return await untilAborted(this.#vote.promise, limit.signal);
   }
 
   handOver(pause: RamPause): Promise<void> {
@@ -122,6 +125,14 @@ export class MigrationPeer implements DestinationPeer, Twin {
       }
     }
   }
+}
+
+function noVote(host: string): MigrationError {
+  return new MigrationError(
+    'STALLED',
+    `${host} has all of the guest and did not say within ${VOTE_LIMIT_MS / 1000} s that it is loaded.`,
+    { side: 'destination', facts: { limit_ms: VOTE_LIMIT_MS } },
+  );
 }
 
 function lost(host: string): MigrationError {

@@ -48,6 +48,7 @@ export interface IncomingTools {
 export class IncomingMigrations implements PeerHandler {
   readonly #tools: IncomingTools;
   readonly #incoming = new Map<string, Incoming>();
+  #closing = false;
 
   constructor(tools: IncomingTools) {
     this.#tools = tools;
@@ -125,12 +126,16 @@ export class IncomingMigrations implements PeerHandler {
 
   /** Gives up everything that has not been handed over yet. */
   async close(): Promise<void> {
+    this.#closing = true;
     await Promise.allSettled([...this.#incoming.values()].map(({ flow }) => flow.abort()));
   }
 
   #begin(header: PeerHeader, launchSpec: LaunchSpec): Incoming {
     const { migrationId, domainUuid, sourceHost, destinationHost } = header;
     const { clock, peers, registry, domains } = this.#tools;
+    // Nobody would remove it again.
+    if (this.#closing) throw new MigrationError('PEER_UNREACHABLE', `${destinationHost} stops.`);
+    if (registry.has(migrationId)) throw another(migrationId);
     const log = this.#tools.log.child({
       migration_id: migrationId,
       side: 'destination',
@@ -174,17 +179,18 @@ export class IncomingMigrations implements PeerHandler {
       known.domainUuid === header.domainUuid &&
       (header.destinationJournalId === tracker.journalId || header.destinationJournalId === '');
     if (same) return;
-    throw new MigrationError(
-      'MIGRATION_EXISTS',
-      'The call belongs to another run of this migration.',
-      {
-        side: 'destination',
-        facts: { migration_id: header.migrationId },
-      },
-    );
+    throw another(header.migrationId);
   }
 }
 
 function stateOf({ context, tracker }: Incoming): PeerState {
   return { record: context.record, journalId: tracker.journalId, failure: context.failure };
+}
+
+function another(migrationId: string): MigrationError {
+  return new MigrationError(
+    'MIGRATION_EXISTS',
+    'The call belongs to another run of this migration.',
+    { side: 'destination', facts: { migration_id: migrationId } },
+  );
 }

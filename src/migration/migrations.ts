@@ -8,6 +8,7 @@ import { MigrationPeer } from './destination-peer.js';
 import { asReasoned, MigrationError, toFailure } from './errors.js';
 import type { GiveUpPorts } from './give-up.js';
 import type { Migration, MigrationManager, MigrationRequest } from './migration.js';
+import { isTerminal } from './migration.js';
 import type { PeerDirectory, PeerHeader } from './peer.js';
 import type { MigrationRegistry } from './registry.js';
 import { migrateToPeer } from './source.js';
@@ -16,6 +17,7 @@ import { Tracker } from './tracker.js';
 const DEFAULT_DOWNTIME_LIMIT_MS = 300;
 const LONGEST_DOWNTIME_LIMIT_MS = 60_000;
 const LONGEST_PAUSE_MS = 60_000;
+const HANDOVER_LIMIT_MS = 5_000;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** What the source's half needs of the agent. */
@@ -42,6 +44,7 @@ export class Migrations implements MigrationManager {
   readonly #tools: MigrationTools;
   readonly #outgoing = new Map<string, Outgoing & { readonly done: Promise<void> }>();
   readonly #stopping = new AbortController();
+  #closing = false;
 
   constructor(tools: MigrationTools) {
     this.#tools = tools;
@@ -52,10 +55,11 @@ export class Migrations implements MigrationManager {
     const request = validated(asked);
     const known = this.#outgoing.get(request.migrationId);
     if (known) return sameOrRefused(known, request);
-    const { domains, peers, registry } = this.#tools;
+    const { host, domains, peers, registry } = this.#tools;
+    if (this.#closing) throw new MigrationError('AGENT_UNREACHABLE', `The agent of ${host} stops.`);
     if (registry.has(request.migrationId)) throw idInUse(request.migrationId);
-    if (request.destinationHost === this.#tools.host) {
-      throw new MigrationError('SAME_HOST', `${request.domain} is on ${this.#tools.host} already.`);
+    if (request.destinationHost === host) {
+      throw new MigrationError('SAME_HOST', `${request.domain} is on ${host} already.`);
     }
     const calls = peers.calls(request.destinationHost);
     const domain = domains.claim(request.domain, request.migrationId);
@@ -96,16 +100,22 @@ export class Migrations implements MigrationManager {
     return tracker.now;
   }
 
-  /** Cancels what has not been handed over and resolves when all of it has been rolled back. */
+  /**
+   * Takes no more, cancels what has not been handed over and resolves when all of it has been
+   * rolled back. A handover under way gets five seconds to end: what is cut off there is in doubt.
+   */
   async close(): Promise<void> {
-    const settling: Promise<void>[] = [];
-    for (const [id, { tracker, done }] of this.#outgoing) {
-      if (!tracker.now.cancellable) continue;
-      this.cancel(id, `the agent of ${this.#tools.host}, which stops`);
-      settling.push(done);
-    }
+    this.#closing = true;
+    const going = [...this.#outgoing].filter(([, { tracker }]) => !isTerminal(tracker.now.state));
+    for (const [id] of going) this.cancel(id, `the agent of ${this.#tools.host}, which stops`);
+    const ends = (cancelled: boolean) =>
+      going
+        .filter(([, { controller }]) => controller.signal.aborted === cancelled)
+        .map(([, { done }]) => done);
+    const late = delay(HANDOVER_LIMIT_MS, undefined, { ref: false });
+    await Promise.race([Promise.all(ends(false)), late]);
     this.#stopping.abort(new MigrationError('CANCELLED_BY', 'The agent stops.'));
-    await Promise.all(settling);
+    await Promise.all(ends(true));
   }
 
   async #run(

@@ -3,6 +3,7 @@ import { type ConnectOptions, QmpClient, type Transcript } from '../qmp/client.j
 import { QmpClosedError } from '../qmp/errors.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { describeExit, QemuIdentityError, QemuStartError } from './errors.js';
+import { identityArguments } from './identity-arguments.js';
 import type { LaunchedProcess, Launcher } from './launcher.js';
 import type { Exit, ProcessRecord } from './proc.js';
 import { assertSocketPath, makePrivate, qemuPaths, readTail } from './qemu-directory.js';
@@ -38,10 +39,11 @@ export interface QemuProcessOptions {
 const START_LIMIT_MS = 30_000;
 const QUIT_LIMIT_MS = 10_000;
 const CONNECT_PAUSE_MS = 10;
+const RECONNECT_LIMIT_MS = 5_000;
+const LONGEST_PAUSE_MS = 1_000;
 
 /** One running QEMU with the agent's monitor connected. It lives on when this object is dropped. */
 export class QemuProcess {
-  readonly qmp: QmpClient;
   readonly record: QemuProcessRecord;
   /**
    * A second monitor that the agent leaves free, for a watchdog or a person: a monitor serves one
@@ -51,14 +53,43 @@ export class QemuProcess {
   /** Resolves, never rejects, when the process is gone. */
   readonly exited: Promise<Exit>;
   readonly #process: LaunchedProcess;
+  readonly #options: QemuProcessOptions;
+  #qmp: QmpClient;
+  #reconnecting: Promise<QmpClient>;
+  /** True once the connection may end without anybody's missing it. */
+  #ending = false;
 
-  private constructor(process: LaunchedProcess, qmp: QmpClient, record: QemuProcessRecord) {
+  private constructor(
+    process: LaunchedProcess,
+    qmp: QmpClient,
+    record: QemuProcessRecord,
+    { transcript }: QemuProcessOptions,
+  ) {
     this.#process = process;
-    this.qmp = qmp;
+    this.#options = transcript ? { transcript } : {};
+    this.#qmp = qmp;
     this.record = record;
     this.exited = process.exited;
     this.rescueMonitorPath = qemuPaths(record.directory).rescueMonitor;
-    void qmp.closed.then(() => process.hurry());
+    this.#reconnecting = this.#watch(qmp);
+  }
+
+  /** The connection to its monitor, the newest one where an earlier one broke. */
+  get qmp(): QmpClient {
+    return this.#qmp;
+  }
+
+  /**
+   * Answers with a connection that works: where the last one broke though QEMU lives, it is made
+   * again.
+   *
+   * @throws QmpClosedError when QEMU has gone, or does not answer within 5 s
+   */
+  async reconnected(): Promise<QmpClient> {
+    if (this.#qmp.isOpen) return this.#qmp;
+    const silent = () => new QmpClosedError('QEMU lives, and its monitor does not answer.');
+    using limit = withTimeout(undefined, RECONNECT_LIMIT_MS, silent);
+    return await untilAborted(this.#reconnecting, limit.signal);
   }
 
   /**
@@ -87,7 +118,7 @@ export class QemuProcess {
     );
     try {
       const qmp = await connectWhenReady(launched, request, options);
-      return new QemuProcess(launched, qmp, { process: launched.record, uuid, directory });
+      return new QemuProcess(launched, qmp, { process: launched.record, uuid, directory }, options);
     } catch (error) {
       launched.kill('SIGKILL');
       launched.hurry();
@@ -109,19 +140,8 @@ export class QemuProcess {
     const launched = await launcher.adopt(record.process);
     if (!launched) return undefined;
     const path = qemuPaths(record.directory).agentMonitor;
-    const qmp = await QmpClient.connect(path, connectOptions(options));
-    try {
-      const { UUID: uuid } = await qmp.execute('query-uuid');
-      if (uuid !== record.uuid) {
-        throw new QemuIdentityError(
-          `The QEMU on ${path} runs the domain ${uuid}, not ${record.uuid}.`,
-        );
-      }
-      return new QemuProcess(launched, qmp, record);
-    } catch (error) {
-      await qmp.close();
-      throw error;
-    }
+    const qmp = await connectTo(path, record.uuid, options);
+    return new QemuProcess(launched, qmp, record, options);
   }
 
   /**
@@ -131,6 +151,7 @@ export class QemuProcess {
   async quit(options: { readonly limitMs?: number } = {}): Promise<Exit> {
     const limitMs = options.limitMs ?? QUIT_LIMIT_MS;
     using limit = withTimeout(undefined, limitMs, () => new Error('QEMU did not end in time.'));
+    this.#ending = true;
     try {
       // The connection may close before the answer arrives: what counts is that the process goes.
       this.qmp.execute('quit', {}, { limitMs }).catch(() => undefined);
@@ -147,6 +168,7 @@ export class QemuProcess {
 
   /** Kills QEMU at once and waits until it is gone. */
   async kill(): Promise<Exit> {
+    this.#ending = true;
     this.#process.kill('SIGKILL');
     this.#process.hurry();
     const exit = await this.exited;
@@ -156,6 +178,7 @@ export class QemuProcess {
 
   /** Lets go of the monitor and leaves QEMU running, as at the agent's end. */
   async detach(): Promise<void> {
+    this.#ending = true;
     await this.qmp.close();
   }
 
@@ -163,34 +186,51 @@ export class QemuProcess {
   async logTail(): Promise<string> {
     return readTail(qemuPaths(this.record.directory).log);
   }
+
+  /** Makes the connection again when it breaks, because a guest may hang on what is asked next. */
+  #watch(qmp: QmpClient): Promise<QmpClient> {
+    const again = qmp.closed.then(async (error) => {
+      this.#process.hurry();
+      const next = await this.#reconnect(error);
+      this.#qmp = next;
+      this.#reconnecting = this.#watch(next);
+      return next;
+    });
+    again.catch(() => undefined);
+    return again;
+  }
+
+  async #reconnect(closed: QmpClosedError): Promise<QmpClient> {
+    const { record } = this;
+    const path = qemuPaths(record.directory).agentMonitor;
+    const options = { ...this.#options, limitMs: RECONNECT_LIMIT_MS };
+    const gone = this.exited.then(() => true);
+    for (let pauseMs = CONNECT_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
+      // A QEMU that ends closes its monitor first.
+      const pause = delay(pauseMs, false, { ref: false });
+      if ((await Promise.race([gone, pause])) || this.#ending) throw closed;
+      const qmp = await connectTo(path, record.uuid, options).catch(() => undefined);
+      if (qmp && !this.#ending) return qmp;
+      await qmp?.close();
+    }
+  }
 }
 
-/** The options every QEMU gets. Values in QEMU's option syntax have their commas doubled. */
-function identityArguments(request: QemuProcessRequest): readonly string[] {
-  const paths = qemuPaths(request.directory);
-  const value = (text: string) => text.replaceAll(',', ',,');
-  const monitor = (id: string, path: string) => [
-    '-chardev',
-    `socket,id=${id},path=${value(path)},server=on,wait=off`,
-    '-mon',
-    `chardev=${id},mode=control`,
-  ];
-  return [
-    '-nodefaults',
-    '-no-user-config',
-    '-name',
-    `guest=${value(request.name)}`,
-    '-uuid',
-    request.uuid,
-    '-display',
-    'none',
-    '-sandbox',
-    'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
-    '-pidfile',
-    paths.pidFile,
-    ...monitor('agent-monitor', paths.agentMonitor),
-    ...monitor('rescue-monitor', paths.rescueMonitor),
-  ];
+/** Connects to a monitor behind which the domain `uuid` must be. */
+async function connectTo(
+  path: string,
+  uuid: string,
+  options: QemuProcessOptions,
+): Promise<QmpClient> {
+  const qmp = await QmpClient.connect(path, connectOptions(options));
+  try {
+    const { UUID: found } = await qmp.execute('query-uuid');
+    if (found === uuid) return qmp;
+    throw new QemuIdentityError(`The QEMU on ${path} runs the domain ${found}, not ${uuid}.`);
+  } catch (error) {
+    await qmp.close();
+    throw error;
+  }
 }
 
 async function connectWhenReady(

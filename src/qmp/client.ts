@@ -153,6 +153,11 @@ export class QmpClient implements AsyncDisposable {
     return listener;
   }
 
+  /** False once the connection has ended. */
+  get isOpen(): boolean {
+    return this.#end === undefined;
+  }
+
   /** Ends the connection; QEMU goes on. Everything in flight rejects with QmpClosedError. */
   async close(): Promise<void> {
     this.#ended(undefined);

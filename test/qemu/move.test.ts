@@ -136,7 +136,7 @@ type Moment = 'mirroring' | 'ready' | 'precopy' | 'paused' | 'settled' | 'loaded
 
 /** Slow where the move must still be in that phase when the fault comes. */
 const slow = (moment: Moment): MoveHooks => ({
-  ...(moment === 'mirroring' ? { mirrorBandwidth: MIB } : {}),
+  ...(moment === 'mirroring' ? { mirrorBandwidth: 4 * MIB } : {}),
   ...(moment === 'precopy' ? { ramBandwidth: MIB / 4 } : {}),
 });
 

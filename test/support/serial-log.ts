@@ -257,6 +257,11 @@ class FileSource {
     this.close();
     this.#offset = 0;
     this.#onRestart();
-    this.#awaitFile();
+    try {
+      this.#awaitFile();
+    } catch (error) {
+      // The whole folder has gone, and with it whatever could have been followed.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
   }
 }

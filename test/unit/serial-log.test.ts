@@ -1,4 +1,5 @@
-import { appendFileSync, renameSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { appendFileSync, mkdirSync, renameSync, rmSync, watch, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -97,4 +98,18 @@ test('waiting ends when the signal is aborted', async () => {
   const waiting = log.waitForReady({ limitMs: 5000, signal: controller.signal });
   controller.abort(new Error('enough'));
   await expect(waiting).rejects.toThrow('enough');
+});
+
+test('a folder that goes with its file ends the following, and what was read stays', async () => {
+  const inner = join(folder, 'domain');
+  mkdirSync(inner);
+  writeFileSync(join(inner, 'serial.log'), 'last\n');
+  using log = SerialLog.file(join(inner, 'serial.log'));
+  // Made after the log's own watch, so the log has heard of it first.
+  const watcher = watch(join(inner, 'serial.log'));
+  rmSync(inner, { recursive: true });
+  for (let kind = ''; kind !== 'rename'; ) [kind] = (await once(watcher, 'change')) as [string];
+  watcher.close();
+  expect(log.lines.map(({ text }) => text)).toEqual(['last']);
+  expect(log.cut().lines).toEqual([]);
 });

@@ -78,6 +78,19 @@ describe('a QMP connection', () => {
     });
   });
 
+  test('refuses commands at once after its end, however many were in flight then', async () => {
+    await using monitor = await ScriptedMonitor.start();
+    await using client = await QmpClient.connect(monitor.path);
+    const inFlight = Array.from({ length: 7 }, () => client.execute('query-status'));
+    const ended = Promise.allSettled(inFlight);
+    await monitor.received(7);
+    await client.close();
+    await ended;
+    await expect(client.execute('query-status', {}, { limitMs: 1000 })).rejects.toMatchObject({
+      name: 'QmpClosedError',
+    });
+  });
+
   test('sends an out-of-band command while others fill the queue', async () => {
     await using monitor = await ScriptedMonitor.start();
     const client = await QmpClient.connect(monitor.path);

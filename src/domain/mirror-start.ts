@@ -1,0 +1,122 @@
+import { connect } from 'node:net';
+import { PSK_PRIORITY, PskFolder } from '../channel/psk.js';
+import type { QemuProcess } from '../process/qemu-process.js';
+import type { QmpClient } from '../qmp/client.js';
+import { deferred } from '../util/deferred.js';
+import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import { DomainError } from './errors.js';
+import { STEP_LIMIT_MS } from './faults.js';
+import type { Mirror } from './mirror.js';
+import { PSK_OBJECT } from './names.js';
+import type { DiskServerAddress, WaitOptions } from './types.js';
+
+/** What is needed to start mirror jobs. */
+export interface MirrorStart {
+  readonly process: QemuProcess;
+  /** Private folder of the domain, for the key. */
+  readonly directory: string;
+  readonly server: DiskServerAddress;
+  readonly mirrors: readonly Mirror[];
+  /** Bytes per second for each; 0 is unlimited. */
+  readonly speed: number;
+}
+
+/**
+ * Starts mirror jobs, all at once. When one cannot be started, the others are left in any state.
+ *
+ * @throws DomainError `MIRROR_FAILED` when the disk server cannot be reached
+ */
+export async function startMirrors(start: MirrorStart, options: WaitOptions): Promise<void> {
+  await assertReachable(start.server, options);
+  const { qmp } = start.process;
+  await addKey(qmp, start, options);
+  const started = start.mirrors.map((mirror) => startOne(qmp, mirror, start, options));
+  // When one fails, the others must have come to rest before everything is removed again.
+  await Promise.allSettled(started);
+  await Promise.all(started);
+}
+
+/**
+ * Connects and lets go again. QEMU waits for a connection with its main loop held, and with it the
+ * guest's devices, for minutes where a firewall swallows the packets. Here nobody is held up.
+ */
+async function assertReachable(server: DiskServerAddress, options: WaitOptions): Promise<void> {
+  const { address, port } = server;
+  const unreachable = (cause?: unknown) =>
+    new DomainError('MIRROR_FAILED', `The disk server on ${address}:${port} cannot be reached.`, {
+      cause,
+      facts: { address, port },
+      hint: "Let this host reach the other one's data address on all ports of its range.",
+    });
+  using limit = withTimeout(options.signal, STEP_LIMIT_MS, unreachable);
+  const connected = deferred();
+  const socket = connect(port, address, connected.resolve);
+  socket.on('error', (error) => connected.reject(unreachable(error)));
+  try {
+    await untilAborted(connected.promise, limit.signal);
+  } finally {
+    socket.destroy();
+  }
+}
+
+async function addKey(
+  qmp: QmpClient,
+  { server, directory }: MirrorStart,
+  options: WaitOptions,
+): Promise<void> {
+  const { pskIdentity: identity, psk: key } = server;
+  // QEMU's client end reads the file while the object is made and never again.
+  await using folder = await PskFolder.write(directory, { identity, key });
+  await qmp.execute(
+    'object-add',
+    {
+      'qom-type': 'tls-creds-psk',
+      id: PSK_OBJECT,
+      endpoint: 'client',
+      dir: folder.path,
+      username: identity,
+      priority: PSK_PRIORITY,
+    },
+    options,
+  );
+}
+
+async function startOne(
+  qmp: QmpClient,
+  mirror: Mirror,
+  { server, speed }: MirrorStart,
+  options: WaitOptions,
+): Promise<void> {
+  await qmp.execute(
+    'blockdev-add',
+    {
+      driver: 'nbd',
+      'node-name': mirror.target,
+      server: { type: 'inet', host: server.address, port: String(server.port) },
+      export: mirror.exportName,
+      'tls-creds': PSK_OBJECT,
+      // Without reconnecting: a mirror must never go on with a disk server that has forgotten its
+      // past.
+      'reconnect-delay': 0,
+      discard: 'unmap',
+      'detect-zeroes': 'unmap',
+    },
+    options,
+  );
+  await qmp.execute(
+    'blockdev-mirror',
+    {
+      'job-id': mirror.job,
+      device: mirror.image,
+      target: mirror.target,
+      sync: 'full',
+      'copy-mode': 'background',
+      // The verdict must outlive the event: it is read, and then dismissed.
+      'auto-dismiss': false,
+      'on-source-error': 'report',
+      'on-target-error': 'report',
+      speed,
+    },
+    options,
+  );
+}
