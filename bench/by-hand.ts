@@ -42,9 +42,10 @@ const ACTIVE_POLL_MS = 25;
 type Wait = { readonly signal: AbortSignal };
 
 /**
- * Moves a guest from QEMU to QEMU as fast as a careful hand at both monitors could, and no faster than
- * is safe: the floor that Drover is measured against. Disks and RAM go over unix sockets without
- * encryption and without any process in between; nothing is written down and nobody is asked.
+ * Moves a guest from QEMU to QEMU as fast as a careful hand at both monitors could, and no faster
+ * than is safe: the floor that Drover is measured against. Disks and RAM go over unix sockets
+ * without encryption and without any process in between; nothing is written down and nobody is
+ * asked.
  *
  * The source is left in `postmigrate`; to end both is the caller's.
  */

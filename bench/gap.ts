@@ -11,8 +11,8 @@ import { HandGuest } from './hand-guest.js';
 import { type Spread, spreadOf } from './statistics.js';
 
 /*
- * How long a guest is silent when Drover moves it, against QEMU driven by hand. Two guests of the same
- * spec, one in Drover's care, move in turn; the one whose turn it is not stands still.
+ * How long a guest is silent when Drover moves it, against QEMU driven by hand. Two guests of the
+ * same spec, one in Drover's care, move in turn; the one whose turn it is not stands still.
  */
 
 const BAR_MS = 60;

@@ -22,7 +22,9 @@ interface Stage {
   readonly directory: string;
 }
 
-/** A guest whose QEMUs are started and moved by hand, with the command line that Drover would use. */
+/**
+ * A guest whose QEMUs are started and moved by hand, with the command line that Drover would use.
+ */
 export class HandGuest implements AsyncDisposable {
   readonly #plan: LaunchPlan;
   readonly #kernel: LinuxGuest;

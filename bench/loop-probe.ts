@@ -2,9 +2,9 @@ import { appendFileSync } from 'node:fs';
 import { monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks';
 
 /*
- * Loaded into an agent before itself (`node --import`), or into any process to compare with. From the
- * first SIGUSR2 on it watches how late the event loop is; each further one appends a JSON line to the
- * file named by DROVER_PROBE and begins anew.
+ * Loaded into an agent before itself (`node --import`), or into any process to compare with. From
+ * the first SIGUSR2 on it watches how late the event loop is; each further one appends a JSON line
+ * to the file named by DROVER_PROBE and begins anew.
  */
 
 /** Histograms hold the timer's own period too; it is taken off. */

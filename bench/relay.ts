@@ -11,9 +11,9 @@ import { describeMachine } from '../scripts/soak/summary.js';
 import { type LoopDelay, watchLoop } from './loop-probe.js';
 
 /*
- * What relaying RAM costs an agent: its memory, which must not grow with the guest's, and how late its
- * event loop is. This process itself is measured besides: on a machine without a free core everybody is
- * late, and that is not the agents' doing.
+ * What relaying RAM costs an agent: its memory, which must not grow with the guest's, and how late
+ * its event loop is. This process itself is measured besides: on a machine without a free core
+ * everybody is late, and that is not the agents' doing.
  */
 
 const SAMPLE_MS = 25;
@@ -22,7 +22,9 @@ const PROBE = fileURLToPath(new URL('loop-probe.ts', import.meta.url));
 const MIB = 1024 ** 2;
 const say = (line = ''): void => void process.stderr.write(`${line}\n`);
 
-/** A busy guest, small or large; most of the large one's memory is written and cannot be compressed. */
+/**
+ * A busy guest, small or large; most of the large one's memory is written and cannot be compressed.
+ */
 const GUESTS: Readonly<Record<string, string>> = {
   '192 MiB': BUSY_DOMAIN,
   '1 GiB': BUSY_DOMAIN.replace('192MiB', '1GiB').replace(
@@ -160,8 +162,8 @@ async function relay(): Promise<boolean> {
     preload: PROBE,
     environment: (host, folder) => ({ DROVER_PROBE: probeFile(folder, host) }),
   });
-  // With `--first` the agents need not wait for a core, as on a host that has one to spare: what is late
-  // then is late by their own doing. It takes root.
+  // With `--first` the agents need not wait for a core, as on a host that has one to spare: what is
+  // late then is late by their own doing. It takes root.
   if (values.first) for (const { agentPid } of hosts.all) setPriority(agentPid, -20);
   const probes = new Probes(hosts);
   // The first signal makes a probe begin; it answers from the second one on.

@@ -20,8 +20,8 @@ export function spreadOf(values: readonly number[]): Spread {
 }
 
 /**
- * What "it never happened in `trials`" proves: with 95 % confidence it happens in less than this share
- * of all cases.
+ * What "it never happened in `trials`" proves: with 95 % confidence it happens in less than this
+ * share of all cases.
  */
 export function upperBoundOfZero(trials: number): number {
   return 1 - 0.05 ** (1 / trials);

@@ -47,7 +47,7 @@ function tell(verdict: Verdict): void {
   say(
     `  acknowledged writes   ${verdict.ackedWrites}, missing on the disks: ${verdict.lostWrites}`,
   );
-  say(`  heartbeats            ${verdict.heartbeats}, none missing, none twice`);
+  say(`  heartbeats            ${verdict.heartbeats}, missing or twice: ${verdict.oddHeartbeats}`);
   say(`  ran on two hosts      ${verdict.doubleRun ? 'YES' : 'never'}`);
   for (const fault of verdict.faults) say(`  WRONG: ${fault}`);
 }

@@ -83,7 +83,9 @@ export class DemoHosts implements AsyncDisposable {
     return host;
   }
 
-  /** True once a signal has told this process to end: what fails from then on fails because of that. */
+  /**
+   * True once a signal has told this process to end: what fails from then on fails because of that.
+   */
   get interrupted(): boolean {
     return this.#interrupted;
   }

@@ -55,6 +55,8 @@ export interface MoveSettings {
 export interface Verdict {
   readonly ackedWrites: number;
   readonly heartbeats: number;
+  /** Heartbeats that are missing, or came again. */
+  readonly oddHeartbeats: number;
   readonly lostWrites: number;
   readonly doubleRun: boolean;
   /** Numbers that came a second time, and numbers that never came. */
@@ -163,6 +165,8 @@ export class BusyGuest implements Disposable {
     return {
       ackedWrites: ledger.ackedWrites,
       heartbeats: ledger.heartbeats,
+      oddHeartbeats: [...ledger.gaps, ...ledger.repeats].filter(({ what }) => what === 'heartbeat')
+        .length,
       lostWrites,
       doubleRun: ledger.repeats.length + strays.length > 0,
       repeats: ledger.repeats.length,

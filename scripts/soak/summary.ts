@@ -6,7 +6,8 @@ import { DOWNTIME_PARTS, type LifeRecord, type MoveRecord, type SoakRecord } fro
 /** The machine in words that say nothing of whose it is. */
 export function describeMachine(): string {
   const memory = Math.round(totalmem() / 1024 ** 3);
-  return `${cpus().length} cores (${arch()}), ${memory} GiB of memory, Node ${process.versions.node}`;
+  const node = process.versions.node;
+  return `${cpus().length} cores (${arch()}), ${memory} GiB of memory, Node ${node}`;
 }
 
 /** Something counted, and what is proved where the count is zero. */

@@ -17,9 +17,9 @@ export function plannedDowntimeMs(pass: number, limitMs: number): number {
 /**
  * Lets the downtime be short where it can be.
  *
- * QEMU takes its limit for a wish: it stops the guest as soon as what is left fits into it, though one
- * more pass would often leave far less. So the limit begins low, and it is raised, up to what is
- * allowed, with every pass that has not been enough.
+ * QEMU takes its limit for a wish: it stops the guest as soon as what is left fits into it, though
+ * one more pass would often leave far less. So the limit begins low, and it is raised, up to what
+ * is allowed, with every pass that has not been enough.
  */
 export class DowntimeLadder implements Disposable {
   readonly #qmp: QmpClient;
