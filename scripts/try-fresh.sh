@@ -49,6 +49,7 @@ install -D "$node" "$root/usr/local/bin/node"
 mkdir -p "$root/usr/local/lib/node_modules"
 cp -a "$npm_folder" "$root/usr/local/lib/node_modules/npm"
 ln -s ../lib/node_modules/npm/bin/npm-cli.js "$root/usr/local/bin/npm"
+ln -s ../lib/node_modules/npm/bin/npx-cli.js "$root/usr/local/bin/npx"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 # A machine behind a proxy has certificates of its own; the tools find them where they are told to.
 if [ -n "${NODE_EXTRA_CA_CERTS:-}" ]; then

@@ -137,6 +137,6 @@ describe('the tree', () => {
       (path) => !/\.(binpb|bin)$/.test(path) && /BEGIN [A-Z ]*PRIVATE KEY/.test(read(path)),
     );
     expect(withKey.filter((path) => path !== 'test/tidy.test.ts')).toEqual([]);
-    expect(tracked.filter((path) => read(path).includes(`${dirname(root)}/`))).toEqual([]);
+    expect(tracked.filter((path) => read(path).includes(`${root}/`))).toEqual([]);
   });
 });

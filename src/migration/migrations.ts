@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Domain, MigratableDomains } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
+import type { Reason } from '../util/reasons.js';
 import { SourceContext } from './context.js';
 import { MigrationPeer } from './destination-peer.js';
 import { asReasoned, MigrationError, toFailure } from './errors.js';
@@ -148,7 +149,7 @@ export class Migrations implements MigrationManager {
       tracker.end({ state: 'SUCCEEDED', runningOn: 'DESTINATION' });
       return;
     }
-    const message = `${peer.host} took the guest and its QEMU ended; its images are the ones that count.`;
+    const message = `${peer.host} took the guest and its QEMU ended; its images count.`;
     const options = {
       side: 'destination',
       hint: `Start the domain on ${peer.host}.`,
@@ -274,12 +275,21 @@ function idInUse(migrationId: string): MigrationError {
   );
 }
 
+/** What a source sees when the trouble is on the other side. */
+const SYMPTOMS: readonly Reason[] = [
+  'RAM_FAILED',
+  'MIRROR_FAILED',
+  'PEER_LOST',
+  'PEER_UNREACHABLE',
+  'STALLED',
+  'INTERNAL',
+];
+
 // A stream that broke says less than what the destination itself gives as its reason.
 function chooseFailure(error: unknown, peer: MigrationPeer, tracker: Tracker) {
   const own = toFailure(error, 'source', tracker.now.phase);
-  const symptoms = ['RAM_FAILED', 'MIRROR_FAILED', 'PEER_LOST', 'PEER_UNREACHABLE', 'STALLED'];
   const cause = peer.failure;
-  if (cause && cause.reason !== 'CANCELLED_BY' && symptoms.includes(own.reason)) return cause;
+  if (cause && cause.reason !== 'CANCELLED_BY' && SYMPTOMS.includes(own.reason)) return cause;
   return own;
 }
 

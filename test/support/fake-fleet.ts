@@ -97,6 +97,9 @@ export class FakeFleet implements AsyncDisposable {
     expect(running, `QEMUs on ${host}`).toEqual([]);
     const { domains } = await this.host(host).client.domains.listDomains({});
     expect(domains.filter(({ spec }) => spec?.uuid === uuid)).toEqual([]);
+    // What is written would bring it back when the agent starts again.
+    const definitions = join(this.host(host).config.directories.state, 'domains');
+    expect(await readdir(definitions), `${definitions}`).not.toContain(uuid);
     for (const pool of this.host(host).config.pools.filter(({ shared }) => !shared)) {
       expect(await readdir(pool.path), `${pool.path}`).not.toContain(uuid);
     }
