@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Domain, MigratableDomains } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
@@ -12,14 +11,12 @@ import type { Migration, MigrationManager, MigrationRequest } from './migration.
 import { isTerminal } from './migration.js';
 import type { PeerDirectory, PeerHeader } from './peer.js';
 import type { MigrationRegistry } from './registry.js';
+import { validated } from './request.js';
 import { migrateToPeer } from './source.js';
 import { Tracker } from './tracker.js';
 
-const DEFAULT_DOWNTIME_LIMIT_MS = 300;
-const LONGEST_DOWNTIME_LIMIT_MS = 60_000;
 const LONGEST_PAUSE_MS = 60_000;
 const HANDOVER_LIMIT_MS = 5_000;
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** What the source's half needs of the agent. */
 export interface MigrationTools {
@@ -242,21 +239,6 @@ export class Migrations implements MigrationManager {
     };
     return ports;
   }
-}
-
-function validated(request: MigrationRequest): MigrationRequest {
-  const migrationId = request.migrationId || randomUUID();
-  const downtimeLimitMs = request.downtimeLimitMs || DEFAULT_DOWNTIME_LIMIT_MS;
-  const wrong = (message: string) => new MigrationError('REQUEST_INVALID', message);
-  if (!request.domain) throw wrong('domain is empty: name the domain to move.');
-  if (!request.destinationHost) throw wrong('destination_host is empty: name one of the peers.');
-  if (!UUID.test(migrationId)) throw wrong(`migration_id "${migrationId}" is not a UUID.`);
-  if (downtimeLimitMs > LONGEST_DOWNTIME_LIMIT_MS) {
-    throw wrong(
-      `downtime_limit_ms is ${downtimeLimitMs}; it may be 1 to ${LONGEST_DOWNTIME_LIMIT_MS}.`,
-    );
-  }
-  return { ...request, migrationId, downtimeLimitMs };
 }
 
 function sameOrRefused({ request, tracker }: Outgoing, asked: MigrationRequest): Migration {
