@@ -72,4 +72,22 @@ async function demo(): Promise<boolean> {
   return verdict.faults.length === 0 && !JSON.stringify(result).includes('null');
 }
 
-process.exitCode = (await demo()) ? 0 : 1;
+/** What is printed instead of figures when there are none. */
+const NOTHING = {
+  outcome: 'failed',
+  total_ms: null,
+  downtime_ms: null,
+  guest_gap_ms: null,
+  transferred_bytes: null,
+  acked_writes: null,
+  lost_writes: null,
+  double_run: null,
+};
+
+try {
+  process.exitCode = (await demo()) ? 0 : 1;
+} catch (error) {
+  say(`\nThe demo failed: ${error instanceof Error ? error.message : String(error)}`);
+  if (json) process.stdout.write(`${JSON.stringify(NOTHING)}\n`);
+  process.exitCode ||= 1;
+}

@@ -19,6 +19,8 @@ import {
 import type { LinuxGuest } from '../guest/linux-guest.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+/** As in the first line of src/main.ts. */
+const NODE_OPTIONS = ['--initial-old-space-size=128'];
 /** What shells say of a program that Ctrl-C has ended. */
 const INTERRUPTED = 130;
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
@@ -176,7 +178,7 @@ export class DemoHosts implements AsyncDisposable {
     const main = join(CHECKOUT, 'src/main.ts');
     const { preload, environment } = this.#options;
     const imports = ['tsx', ...(preload === undefined ? [] : [preload])];
-    const argv = [...imports.flatMap((name) => ['--import', name]), main, 'agent'];
+    const argv = [...NODE_OPTIONS, ...imports.flatMap((name) => ['--import', name]), main, 'agent'];
     const agent = spawn(process.execPath, [...argv, '--config', config], {
       cwd: CHECKOUT,
       env: { ...process.env, ...environment?.(host, this.folder) },

@@ -217,7 +217,8 @@ export class QemuIncomingDomain implements IncomingDomain {
       this.#continue(qmp, step),
       qmp.execute('query-status', {}, step),
     ]);
-    if (!isLive(status)) throw wrongState('resumed', status);
+    // Any other state is the guest's own doing: it may have panicked or met a bad disk meanwhile.
+    if (status === 'inmigrate') throw wrongState('resumed', status);
     // The guest runs: that switches learn of it a moment later must not hold anybody up.
     qmp.execute('announce-self', ANNOUNCEMENT, STEP).catch((error) => {
       this.#parts.report?.('announce the guest to the network', error);

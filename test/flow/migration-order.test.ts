@@ -1,0 +1,87 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { FakeFleet } from '../support/fake-fleet.js';
+import { hold } from '../support/fake-qemu.js';
+import { migrate } from '../support/fleet.js';
+import { MovingGuest } from '../support/moving-guest.js';
+
+describe('the order of a switchover', () => {
+  let hosts: FakeFleet;
+  let guest: MovingGuest;
+  beforeEach(async () => {
+    hosts = await FakeFleet.start(['alpha', 'beta']);
+    guest = await MovingGuest.run(hosts);
+  });
+  afterEach(() => hosts[Symbol.asyncDispose]());
+
+  /** What is so at the moment when QEMU of a host is told something. */
+  const seenAt = async <T>(host: string, command: string, look: () => T): Promise<T> => {
+    const seen: T[] = [];
+    hosts.launcher(host).faults.add({ at: { command }, action: () => void seen.push(look()) });
+    const { failure } = await migrate(hosts.host('alpha'), guest.name, 'beta');
+    expect(failure).toBeUndefined();
+    expect(seen).toHaveLength(1);
+    return seen[0] as T;
+  };
+
+  const definition = (host: string) => {
+    const { state } = hosts.host(host).config.directories;
+    const path = join(state, 'domains', guest.source.uuid, 'domain.json');
+    return JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
+  };
+
+  it('makes every mirror active before RAM is sent', async () => {
+    const jobs = await seenAt('alpha', 'migrate', () =>
+      [...guest.source.jobs.values()].map(({ activelySynced }) => activelySynced),
+    );
+    expect(jobs).toEqual([true, true]);
+  });
+
+  it('lets go of every mirror, node and key before the last RAM is sent', async () => {
+    const { source } = guest;
+    const left = await seenAt('alpha', 'migrate-continue', () => ({
+      jobs: [...source.jobs.keys()],
+      targets: [...source.graph.nodes.keys()].filter((name) => name.startsWith('target-')),
+      state: source.runState,
+    }));
+    expect(left).toEqual({ jobs: [], targets: [], state: 'finish-migrate' });
+  });
+
+  it('gives the guest up only when the destination has voted', async () => {
+    const held = hold();
+    hosts.launcher('beta').faults.add({ at: { command: 'nbd-server-stop' }, action: held.action });
+    const moved = migrate(hosts.host('alpha'), guest.name, 'beta');
+    await held.reached;
+    await vi.waitFor(() => expect(guest.source.runState).toBe('postmigrate'), 5_000);
+    const given = vi.waitFor(() => expect(definition('alpha')['handover']).toBeDefined(), 300);
+    await expect(given).rejects.toThrow();
+    held.release();
+    expect((await moved).failure).toBeUndefined();
+  });
+
+  it('runs the guest only when both sides have written who has it, and nobody else can write', async () => {
+    const now = await seenAt('beta', 'cont', () => {
+      const [incoming] = hosts.launcher('beta').alive;
+      return {
+        source: guest.source.runState,
+        given: definition('alpha')['handover'],
+        taken: definition('beta'),
+        exports: incoming?.exports.size,
+        server: incoming?.nbdServer,
+      };
+    });
+    expect(now).toMatchObject({
+      source: 'postmigrate',
+      given: { record: 'COMMITTED', peer: 'beta' },
+      taken: { ownerHost: 'beta', generation: 2 },
+      exports: 0,
+      server: undefined,
+    });
+  });
+
+  it('keeps the source until the destination has answered, and its images until the last', async () => {
+    const given = await seenAt('alpha', 'quit', () => definition('alpha')['handover']);
+    expect(given).toMatchObject({ record: 'DONE' });
+  });
+});
