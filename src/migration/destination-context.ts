@@ -169,7 +169,7 @@ export class DestinationContext {
   // says otherwise.
   async #refuse(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
     try {
-      await incoming.disown();
+      await this.#incoming?.disown();
     } catch (cause) {
       return this.#lose(incoming, cause);
     }
