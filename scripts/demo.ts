@@ -50,6 +50,7 @@ function tell(verdict: Verdict): void {
   say(`  heartbeats            ${verdict.heartbeats}, missing or twice: ${verdict.oddHeartbeats}`);
   say(`  ran on two hosts      ${verdict.doubleRun ? 'YES' : 'never'}`);
   for (const fault of verdict.faults) say(`  WRONG: ${fault}`);
+  if (verdict.faults.length === 0) say('\nNothing was lost and nothing ran twice.');
 }
 
 async function demo(): Promise<boolean> {

@@ -6,7 +6,7 @@ export const addAgent: AddCommand = (program, run) => {
     .command('agent')
     .summary('Run the agent of this host')
     .description('Run the agent of this host until SIGTERM or Ctrl-C. Guests go on without it.')
-    .requiredOption('--config <file>', 'the configuration, YAML')
+    .option('--config <file>', 'the configuration, YAML', '/etc/drover/agent.yaml')
     .addHelpText(
       'after',
       `

@@ -8,7 +8,7 @@ export const EXIT = {
   /** The command line, a spec or a configuration file is wrong; nothing was tried. */
   usage: 2,
   /**
-   * The agent, or the peer it had to ask, cannot be reached or denies access; nothing was begun.
+   * The agent cannot be reached or denies access; nothing was begun.
    */
   unreachable: 3,
   /** The migration was cancelled; the guest runs on its source. */

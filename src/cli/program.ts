@@ -53,7 +53,7 @@ Exit codes:
   0  done
   1  failed; a guest that was to move runs on its source
   2  the command line, a spec or a configuration is wrong
-  3  the agent, or the peer it asked, is out of reach or denies access
+  3  the agent is out of reach or denies access
   4  the migration was cancelled; the guest runs on its source
   5  in doubt: not known which host owns the guest
   6  partly done`;

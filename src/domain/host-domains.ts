@@ -98,8 +98,17 @@ export class HostDomains implements DomainManager {
   }
 
   async delete(reference: string, settings: { readonly tombstone: boolean }): Promise<void> {
-    const domain = this.#roster.find(reference);
+    const domain = settings.tombstone
+      ? this.#roster.findTombstone(reference)
+      : this.#roster.find(reference);
     if (settings.tombstone) {
+      const { tombstoneBytes } = await domain.info();
+      if (domain.ownership.ownedHere && tombstoneBytes === 0) {
+        const message = `${domain.name} has no tombstone on ${this.#settings.host}.`;
+        throw new DomainError('REQUEST_INVALID', message, {
+          hint: 'See `drover list`; give the UUID where two domains have one name.',
+        });
+      }
       await domain.removeTombstone();
       if (domain.ownership.ownedHere) return;
       // Of a domain that lives elsewhere the tombstone was all there is.

@@ -68,6 +68,19 @@ export class Roster {
     );
   }
 
+  /**
+   * Finds the domain whose tombstone is meant. Of several of one name, it is one that has moved
+   * away.
+   *
+   * @throws DomainError `DOMAIN_NOT_FOUND`
+   */
+  findTombstone(reference: string): HostedDomain {
+    const moved = this.domains.find(
+      ({ name, ownership }) => name === reference && !ownership.ownedHere,
+    );
+    return this.#domains.get(reference.toLowerCase()) ?? moved ?? this.find(reference);
+  }
+
   /** Finds a domain on its way in by name or UUID. */
   findComing(reference: string): Coming | undefined {
     return this.#coming().find(

@@ -84,6 +84,20 @@ describe('a migration', () => {
     });
   });
 
+  it('leaves a tombstone that is deleted by name also where a new domain has the name', async () => {
+    const qemu = await hosts.run('alpha', 'web');
+    await migrate(hosts.host('alpha'), 'web', 'beta');
+    const alpha = hosts.host('alpha');
+    await hosts.run('alpha', 'web');
+    await alpha.client.domains.deleteDomain({ domain: 'web', tombstone: true });
+    expect(existsSync(join(alpha.pool, '.tombstones', `${qemu.uuid}-g1`))).toBe(false);
+    await expect(
+      alpha.client.domains.deleteDomain({ domain: 'web', tombstone: true }),
+    ).rejects.toMatchObject({ reason: 'REQUEST_INVALID' });
+    const { domain } = await alpha.client.domains.getDomain({ domain: 'web' });
+    expect(domain?.state).toBe('STATE_RUNNING');
+  });
+
   it('moves there and back ten times and loses nothing', async () => {
     const qemus = [await hosts.run('alpha', 'web')];
     for (let i = 0; i < 10; i++) {
