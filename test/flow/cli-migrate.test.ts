@@ -308,7 +308,7 @@ describe('drover itself', () => {
     [['help', 'migrate'], 0],
     [['--version'], 0],
     [['migrat'], 2],
-    [['agent'], 2],
+    [['agent', '--config'], 2],
     [['list', '--agent', 'a/b'], 2],
     [['list', '--agent', 'unix:'], 2],
   ])('exits for %j with %i', async (args, exitCode) => {
