@@ -91,7 +91,7 @@ async function findImage(
     const from = await pool.catalogueImage(image, imageFormat, options);
     if (disk.sizeBytes > 0 && disk.sizeBytes < from.sizeBytes) {
       const message = `the image of ${disk.id} has ${from.sizeBytes} bytes, more than the disk`;
-      refusals.add('SPEC_INVALID', `disks[${index}].size`, message);
+      refusals.add('SPEC_INVALID', `disks[${index}].sizeBytes`, message);
     }
     return from;
   });
