@@ -24,6 +24,18 @@ export interface Exit {
 
 /** Returns the start time of a process, or undefined if it is gone or only waits to be reaped. */
 export function readStartTime(pid: number): number | undefined {
+  return readStatus(pid)?.startTime;
+}
+
+/** True where the very process of the record lives and is stopped, by a signal or a debugger. */
+export function isStopped(record: ProcessRecord): boolean {
+  const status = readStatus(record.pid);
+  return status?.startTime === record.startTime && /^[Tt]$/.test(status.letter);
+}
+
+function readStatus(
+  pid: number,
+): { readonly letter: string; readonly startTime: number } | undefined {
   let stat: string;
   try {
     stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -33,9 +45,10 @@ export function readStartTime(pid: number): number | undefined {
   // The second field is the program's name in parentheses and may itself hold spaces and
   // parentheses.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  const letter = fields[0] ?? '';
   const startTime = Number(fields[19]);
-  return Number.isSafeInteger(startTime) ? startTime : undefined;
+  const gone = letter === 'Z' || letter === 'X' || !Number.isSafeInteger(startTime);
+  return gone ? undefined : { letter, startTime };
 }
 
 /** True while the very process of the record lives. */
