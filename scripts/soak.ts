@@ -62,6 +62,7 @@ function recordOf({ migration: { summary }, guestGapMs }: Move): MoveRecord {
       load: downtime.loadUs,
       commit: downtime.commitUs,
       resume: downtime.resumeUs,
+      safety: downtime.safetyUs,
     },
     qemu_downtime_ms: summary.qemuDowntimeMs,
     guest_gap_ms: guestGapMs,

@@ -23,14 +23,18 @@ export function renderCliDoc(): string {
     },
     async () => {},
   );
-  const parts = [program, ...program.commands].map(
+  // A command that only groups others is told by those.
+  const commands = program.commands.flatMap((command) =>
+    command.commands.length > 0 ? [...command.commands] : [command],
+  );
+  const parts = [program, ...commands].map(
     (command) => `### ${titleOf(command)}\n\n\`\`\`\n${helpOf(command)}\n\`\`\`\n`,
   );
   return `${written}${MARKER}\n${parts.join('\n')}`;
 }
 
 function titleOf(command: Command): string {
-  return command.parent ? `drover ${command.name()}` : 'drover';
+  return command.parent ? `${titleOf(command.parent)} ${command.name()}` : command.name();
 }
 
 /**

@@ -11,8 +11,8 @@ export interface MoveRecord {
   readonly transferred_bytes: number;
 }
 
-/** What the downtime consists of, in its order. */
-export const DOWNTIME_PARTS = ['settle', 'ram', 'load', 'commit', 'resume'] as const;
+/** What the downtime consists of, in its order; `safety` is of the whole and not added to it. */
+export const DOWNTIME_PARTS = ['settle', 'ram', 'load', 'commit', 'resume', 'safety'] as const;
 export type DowntimePart = (typeof DOWNTIME_PARTS)[number];
 
 /** One guest from its start until everything it had written was counted. */

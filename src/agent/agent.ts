@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { DirectoryPool } from '../domain/directory-pool.js';
 import { HostDomains } from '../domain/host-domains.js';
 import type { HostSystem } from '../domain/host-settings.js';
@@ -6,21 +5,25 @@ import { hostSystem } from '../domain/host-system.js';
 import { Peers } from '../mesh/peers.js';
 import { IncomingMigrations } from '../migration/incoming-migrations.js';
 import { Migrations } from '../migration/migrations.js';
+import type { PeerDirectory, PeerHandler } from '../migration/peer.js';
 import { MigrationRegistry } from '../migration/registry.js';
 import type { Binary } from '../process/binary.js';
 import { findOnPath, inspectBinary } from '../process/binary.js';
 import { defaultLauncher } from '../process/default-launcher.js';
 import type { Launcher } from '../process/launcher.js';
 import { type ImageTool, QemuImg } from '../process/qemu-img.js';
+import type { Transcript } from '../qmp/client.js';
 import { readTlsFiles } from '../rpc/credentials.js';
 import { PeerClients } from '../rpc/peer-directory.js';
 import { startRpcServer } from '../rpc/server.js';
 import { systemClock } from '../util/clock.js';
 import { ReasonedError } from '../util/reasoned-error.js';
+import { UndoStack } from '../util/undo-stack.js';
 import { droverVersion } from '../util/version.js';
 import type { AgentConfig } from './config.js';
-import { nextEpoch } from './epoch.js';
+import { doubtPorts } from './doubt-ports.js';
 import type { Logger } from './logger.js';
+import { openState, type StateParts } from './state.js';
 
 const SHUTDOWN_LIMIT_MS = 5_000;
 
@@ -33,11 +36,19 @@ export interface RunningAgent {
 }
 
 /** What tests bring instead of this machine's own. */
-export interface AgentParts {
+export interface AgentParts extends StateParts {
   readonly binary?: Binary;
   readonly launcher?: Launcher;
   readonly system?: HostSystem;
   readonly images?: ImageTool;
+  /** Hears all that is said to QEMUs, by the domain's UUID. */
+  readonly transcript?: (uuid: string) => Transcript;
+  /** Stands between the flow and the other agents. */
+  readonly peers?: (directory: PeerDirectory) => PeerDirectory;
+  /** Stands between PeerService and the flow. */
+  readonly handler?: (handler: PeerHandler) => PeerHandler;
+  /** Hears every event and record of the handover, as they come. */
+  readonly observe?: (migrationId: string, label: string) => void;
 }
 
 /**
@@ -53,32 +64,57 @@ export async function startAgent(
 ): Promise<RunningAgent> {
   checkIdentity(config);
   const clock = systemClock;
+  await using undo = new UndoStack(({ error }) =>
+    logger.warn({ err: error }, 'could not undo a step of the start'),
+  );
+  const state = await openState(config.directories.state, logger, parts);
+  undo.defer('give the state back', () => state.close());
   const binary = parts.binary ?? (await findQemu());
   for (const { message } of binary.problems) logger.warn({ problem: message }, 'QEMU is unusable');
-  const domains = await HostDomains.open({
-    host: config.host,
-    directories: config.directories,
-    data: {
-      address: config.data.address,
-      ports: [config.data.ports.first, config.data.ports.last],
+  const domains = await HostDomains.open(
+    {
+      host: config.host,
+      directories: config.directories,
+      data: {
+        address: config.data.address,
+        ports: [config.data.ports.first, config.data.ports.last],
+      },
+      pools: await openPools(config, parts.images),
+      kernels: config.kernels.map(({ kernel, initrd, ...rest }) => ({
+        ...rest,
+        path: kernel,
+        initrdPath: initrd,
+      })),
+      binary,
+      launcher: parts.launcher ?? defaultLauncher(),
+      system: parts.system ?? hostSystem,
+      log: logger,
+      ...(parts.transcript ? { transcript: parts.transcript } : {}),
     },
-    pools: await openPools(config, parts.images),
-    kernels: config.kernels.map(({ kernel, initrd, ...rest }) => ({
-      ...rest,
-      path: kernel,
-      initrdPath: initrd,
-    })),
-    binary,
-    launcher: parts.launcher ?? defaultLauncher(),
-    system: parts.system ?? hostSystem,
-    log: logger,
-  });
+    { quarantine: state.quarantine },
+  );
+  undo.defer('let go of the domains', () => domains.close());
   const peers = new PeerClients(new Peers(config.host, config.peers), config.tls);
   const registry = new MigrationRegistry();
-  const epoch = await nextEpoch(join(config.directories.state, 'epoch'));
-  const common = { host: config.host, domains, peers, registry, clock, log: logger };
-  const migrations = new Migrations({ ...common, epoch });
-  const incoming = new IncomingMigrations(common);
+  registry.onForget((migration) => void state.forget(migration, config.host));
+  const common = {
+    host: config.host,
+    bootId: state.bootId,
+    domains,
+    journals: state.journals,
+    peers: parts.peers?.(peers) ?? peers,
+    registry,
+    clock,
+    log: logger,
+    observe: parts.observe,
+  };
+  const migrations = new Migrations(common);
+  const incoming = new IncomingMigrations({ ...common, outgoing: migrations });
+  if (!state.quarantine) {
+    const journals = await state.journals.readAll();
+    await Promise.all([migrations.recover(journals), incoming.recover(journals)]);
+    await domains.sweep({ signal: new AbortController().signal });
+  }
   const server = await startRpcServer({
     address: config.listen.address,
     socketPath: config.listen.unix,
@@ -88,11 +124,13 @@ export async function startAgent(
       migrations,
       domains,
       host: { facts: () => domains.facts(), peers: () => peers.describe() },
-      peer: incoming,
+      peer: parts.handler?.(incoming) ?? incoming,
+      ...doubtPorts({ ...common, config, state, incoming, migrations, peers }),
     },
     log: logger,
   });
-  logger.info({ port: server.port, socket: config.listen.unix, epoch }, 'agent is listening');
+  undo.release();
+  logger.info({ port: server.port, socket: config.listen.unix }, 'agent is listening');
   return {
     port: server.port,
     async close() {
@@ -101,6 +139,7 @@ export async function startAgent(
       await server.shutdown(SHUTDOWN_LIMIT_MS);
       peers[Symbol.dispose]();
       await domains.close();
+      await state.close();
     },
   };
 }

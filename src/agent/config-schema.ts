@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import { z } from 'zod';
 import { flag, quote, text } from '../spec/fields.js';
 import { isWildcard, parseAddress } from '../util/address.js';
@@ -10,6 +10,8 @@ const DOMAIN_SOCKET_BYTES = 1 + 36 + 1 + 20;
 
 const HOST_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const CATALOGUE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/;
+/** As long as callers of ResolveMigration wait. */
+const FENCE_LIMIT_MS = 600_000;
 const GROUP = { error: 'must be a group of fields' };
 
 /**
@@ -53,6 +55,14 @@ export function configSchema(folder: string) {
     GROUP,
   );
   const peer = z.strictObject({ name: hostName, address: address() }, GROUP);
+  const fence = z.strictObject(
+    {
+      command: absolutePath(),
+      arguments: z.array(argument(), { error: 'must be a list of arguments' }).default([]),
+      limitMs: wholeNumber(1, FENCE_LIMIT_MS).default(60_000),
+    },
+    GROUP,
+  );
   return z
     .strictObject(
       {
@@ -64,6 +74,7 @@ export function configSchema(folder: string) {
         pools: namedList(pool, 'pools'),
         kernels: namedList(kernel, 'kernels'),
         peers: namedList(peer, 'peers'),
+        fence: fence.optional(),
       },
       GROUP,
     )
@@ -111,6 +122,24 @@ function pathIn(folder: string) {
     .string({ error: (issue) => (issue.input === undefined ? 'must be given' : 'must be a path') })
     .refine((value) => value !== '' && !value.includes('\0'), { error: 'must be a path' })
     .transform((value) => resolve(folder, value));
+}
+
+/** A program, which must not depend on where the configuration lies. */
+function absolutePath() {
+  const allowed = 'must be an absolute path';
+  return z
+    .string({ error: allowed })
+    .refine((value) => isAbsolute(value) && !value.includes('\0'), { error: allowed });
+}
+
+function argument() {
+  const allowed = 'must be text';
+  return z.string({ error: allowed }).refine((value) => !value.includes('\0'), { error: allowed });
+}
+
+function wholeNumber(least: number, most: number) {
+  const allowed = `must be a whole number from ${least} to ${most}`;
+  return z.int({ error: allowed }).min(least, { error: allowed }).max(most, { error: allowed });
 }
 
 function shortPath(path: ReturnType<typeof pathIn>, limitBytes: number) {

@@ -37,6 +37,8 @@ export interface AgentConfig {
   readonly kernels: readonly KernelConfig[];
   /** The other hosts. An entry for this host itself is left out. */
   readonly peers: readonly PeerConfig[];
+  /** What makes sure that another host runs nothing any more. Default: none. */
+  readonly fence?: FenceConfig | undefined;
 }
 
 /** Ports from `first` to `last`, both included. */
@@ -61,6 +63,16 @@ export interface KernelConfig {
   readonly initrd: string | undefined;
   /** Put before the kernel arguments of a domain. Default: empty. */
   readonly arguments: string;
+}
+
+/** A command that fences another host. Exit code 0 says that it runs nothing any more. */
+export interface FenceConfig {
+  /** An absolute path. */
+  readonly command: string;
+  /** Put before the name of the host and the id of the migration. Default: none. */
+  readonly arguments: readonly string[];
+  /** Milliseconds, 1 to 600000, after which it is killed and has failed. Default: 60000. */
+  readonly limitMs: number;
 }
 
 /** Another host. */

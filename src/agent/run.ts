@@ -1,7 +1,9 @@
+import { defaultLauncher } from '../process/default-launcher.js';
 import { deferred } from '../util/deferred.js';
 import { startAgent } from './agent.js';
 import { loadConfig } from './config.js';
 import { createLogger } from './logger.js';
+import { keepRescue } from './rescue-keeper.js';
 
 /** Where an agent listens. */
 interface Ready {
@@ -12,7 +14,8 @@ interface Ready {
 
 /**
  * Runs the agent of a configuration file until SIGTERM or SIGINT, then ends it with time for calls
- * in progress. A second signal ends the process at once. QEMU processes stay either way.
+ * in progress. A second signal ends the process at once. QEMU processes stay either way. Beside it
+ * runs a rescue process, which ends with an agent that ends in order.
  *
  * @throws ReasonedError `CONFIG_INVALID`, or what kept the agent from starting
  */
@@ -25,10 +28,14 @@ export async function runAgent(configFile: string, onReady: (ready: Ready) => vo
   try {
     const agent = await startAgent(config, logger);
     const { address, unix } = config.listen;
+    const { directories } = config;
+    const rescue = keepRescue({ directories, launcher: defaultLauncher(), log: logger });
     onReady({ host: config.host, address, unix });
     const signal = await ended.promise;
     logger.info({ signal }, 'agent is ending');
     await agent.close();
+    // Last: until the state is given back, this process may still leave a guest paused.
+    await rescue.stop();
   } finally {
     process.off('SIGTERM', ended.resolve);
     process.off('SIGINT', ended.resolve);

@@ -1,6 +1,6 @@
 import { getDiffieHellman, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, rm } from 'node:fs/promises';
+import { mkdir, open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ReasonedError } from '../util/reasoned-error.js';
 
@@ -59,6 +59,18 @@ export class PskFolder implements AsyncDisposable {
     );
     await writeNew(join(path, 'dh-params.pem'), dhParameters());
     return new PskFolder(path);
+  }
+
+  /** Finds the folder again that an earlier life of the agent wrote, with its key. */
+  static async find(
+    directory: string,
+  ): Promise<{ readonly folder: PskFolder; readonly psk: Psk } | undefined> {
+    const path = join(directory, 'psk');
+    const text = await readFile(join(path, 'keys.psk'), 'utf8').catch(() => '');
+    const [identity = '', key = ''] = text.trim().split(':');
+    const psk = { identity, key: Buffer.from(key, 'hex') };
+    if (!IDENTITY.test(identity) || psk.key.length !== PSK_BYTES) return undefined;
+    return { folder: new PskFolder(path), psk };
   }
 
   /** Removes the key. Repeating it is harmless. */

@@ -40,7 +40,10 @@ function outcomeOf(migration: Migration): [ExitCode, string] {
     return [EXIT.failed, `Too late: ${name} runs on ${migration.destinationHost}.`];
   }
   if (migration.state === 'STATE_IN_DOUBT') {
-    return [EXIT.inDoubt, `Too late: the migration of ${name} is in doubt.`];
+    return [
+      EXIT.inDoubt,
+      `Too late: the migration of ${name} is in doubt; see \`drover who-runs ${name}\`.`,
+    ];
   }
   if (hasEnded(migration)) {
     return [EXIT.ok, `The migration of ${name} has ended; ${guestPlace(migration)}.`];

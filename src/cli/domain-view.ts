@@ -14,7 +14,8 @@ export function stateWord(domain: Domain): string {
  */
 export function domainNote(domain: Domain): string {
   const notes: string[] = [];
-  if (domain.migrationId) notes.push('migrating');
+  if (domain.doubt) notes.push(domain.doubt.message.replace(/\.$/, ''));
+  else if (domain.migrationId) notes.push('migrating');
   if (domain.state === 'STATE_MOVED') notes.push(`lives on ${domain.ownerHost || 'another host'}`);
   if (domain.tombstoneBytes > 0) notes.push(`tombstone ${formatSize(domain.tombstoneBytes)}`);
   return notes.join(', ');
@@ -33,7 +34,10 @@ export function renderDomain(domain: Domain, page: Page): string[] {
     ['uuid', spec?.uuid ?? ''],
     ['state', stateWord(domain)],
     ['owner host', domain.ownerHost],
+    ['epoch', domain.epoch > 1 ? String(domain.epoch) : ''],
     ['generation', String(domain.generation)],
+    ['in doubt', domain.doubt?.message ?? ''],
+    ['what to do', domain.doubt?.hint ?? ''],
     ['migration', domain.migrationId],
     ['tombstone', domain.tombstoneBytes > 0 ? formatSize(domain.tombstoneBytes) : ''],
     ['QEMU process', domain.qemuPid > 0 ? String(domain.qemuPid) : ''],

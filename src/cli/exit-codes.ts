@@ -36,6 +36,7 @@ const REASON_EXITS: ReadonlyMap<string, ExitCode> = new Map([
   ['PERMISSION_DENIED', EXIT.unreachable],
   ['CANCELLED_BY', EXIT.cancelled],
   ['OWNERSHIP_UNKNOWN', EXIT.inDoubt],
+  ['FENCE_UNPROVEN', EXIT.inDoubt],
 ]);
 
 /** The exit code for the reason of an error. Reasons of later versions count as failures. */

@@ -21,7 +21,10 @@ export const addMigrations: AddCommand = (program, run) => {
       session.print(answer, ({ width, style }) =>
         answer.migrations.length === 0
           ? ['There are no migrations.']
-          : renderTable(columns(now), answer.migrations, width, style),
+          : [
+              ...renderTable(columns(now), answer.migrations, width, style),
+              ...answer.migrations.flatMap(doubtOf),
+            ],
       );
       return undefined;
     }),
@@ -35,6 +38,13 @@ const columns = (now: Date) => [
   { title: 'STATE', value: stateOf },
   { title: 'TIME', value: (m: Migration) => formatDuration(elapsedMs(m, now)), right: true },
 ];
+
+/** Why a migration is in doubt, and what to type next. */
+function doubtOf({ state, domainName, failure }: Migration): string[] {
+  if (state !== 'STATE_IN_DOUBT') return [];
+  const why = failure?.message ?? 'It is not known which host has the guest.';
+  return [`${domainName} is in doubt: ${why} See: drover who-runs ${domainName}`];
+}
 
 function stateOf(migration: Migration): string {
   const state = shortName(migration.state).replaceAll('_', ' ');

@@ -9,16 +9,21 @@ import { addDelete } from './delete.js';
 import { EXIT, exitOfReason } from './exit-codes.js';
 import { addGet } from './get.js';
 import { addHost } from './host.js';
+import { addJournal } from './journal.js';
 import { addList } from './list.js';
 import { addMigrate } from './migrate.js';
 import { addMigrations } from './migrations.js';
 import { addPeers } from './peers.js';
 import { reportOf } from './report.js';
+import { addRescue } from './rescue.js';
+import { addResolve } from './resolve.js';
 import { type CliEnvironment, type GlobalOptions, Session, tellReport } from './session.js';
 import { addStart } from './start.js';
+import { addState } from './state.js';
 import { addStop } from './stop.js';
 import { addVersion } from './version.js';
 import { addWatch } from './watch.js';
+import { addWhoRuns } from './who-runs.js';
 
 const COMMANDS: readonly AddCommand[] = [
   addAgent,
@@ -32,8 +37,13 @@ const COMMANDS: readonly AddCommand[] = [
   addMigrations,
   addWatch,
   addCancel,
+  addWhoRuns,
+  addResolve,
   addPeers,
   addHost,
+  addJournal,
+  addState,
+  addRescue,
   addVersion,
 ];
 

@@ -29,6 +29,7 @@ function figures(summary: Summary): string[] {
     for (const [name, pick, what] of DOWNTIME_PARTS) {
       rows.push([`  ${name}`, milliseconds(pick(downtime)), what]);
     }
+    rows.push(['  of it safety', milliseconds(downtime.safetyUs), 'durable records, round trip']);
   }
   const passes = `RAM in ${summary.ramPasses} ${summary.ramPasses === 1 ? 'pass' : 'passes'}`;
   rows.push(['transferred', formatSize(summary.transferredBytes), passes]);

@@ -62,10 +62,11 @@ export async function planCreation(
       pciSlots: assignPciSlots(fixed),
       kernelSha256: kernel ? await kernelSha256(kernel, options) : '',
       ownerHost: resources.settings.host,
+      epoch: 1,
       generation: 1,
+      arrivedBy: '',
       process: undefined,
       taps: [],
-      handover: undefined,
     },
     wishes,
   };

@@ -15,13 +15,6 @@ export interface FixedCpu {
   readonly properties: Readonly<Record<string, string>>;
 }
 
-/** The last record of a migration that gives, or may have given, the domain to another host. */
-interface Handover {
-  readonly migrationId: string;
-  readonly record: string;
-  readonly peer: string;
-}
-
 /** What this host knows durably of a domain. */
 export interface Definition {
   /** As fixed at creation: nothing in it is open any more. */
@@ -33,23 +26,39 @@ export interface Definition {
   readonly kernelSha256: string;
   /** The only host that may run the domain. */
   readonly ownerHost: string;
+  /** Raised by a person's word only, from 1. Of two copies the one of the higher epoch counts. */
+  readonly epoch: number;
   readonly generation: number;
+  /** The migration that brought it here; empty for one that was created here. */
+  readonly arrivedBy: string;
   /** The QEMU that runs it here, as far as known. It may have ended meanwhile. */
   readonly process: QemuProcessRecord | undefined;
   /** The taps that were made for it here. */
   readonly taps: readonly string[];
-  readonly handover: Handover | undefined;
 }
 
 /** A domain on its way in, written before anything is made for it. */
 export interface IncomingRecord {
   readonly migrationId: string;
   readonly attempt: number;
+  readonly epoch: number;
   readonly generation: number;
+  readonly sourceHost: string;
   /** What would be this host's if the migration succeeds. */
   readonly definition: Definition;
   /** The pools in which a folder of images was made for it. */
   readonly pools: readonly string[];
+  /** Storage that each of these images will probably take, by disk id. */
+  readonly roomBytes: Readonly<Record<string, number>>;
+  /** The further QEMU on the same images that takes RAM that is sent once more. */
+  readonly again: FurtherQemu | undefined;
+}
+
+/** A QEMU that takes the place of the one in `definition.process` once it has the guest. */
+interface FurtherQemu {
+  readonly attempt: number;
+  /** Undefined until it has been started. */
+  readonly process: QemuProcessRecord | undefined;
 }
 
 /** All that is kept of one domain. */
@@ -63,6 +72,17 @@ const VERSION = 1;
 const DOMAIN_FILE = 'domain.json';
 const INCOMING_FILE = 'incoming.json';
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+const processSchema = z
+  .object({
+    process: z
+      .object({ pid: z.number(), startTime: z.number(), unit: z.string().optional() })
+      .transform(({ unit, ...rest }) => (unit === undefined ? rest : { ...rest, unit })),
+    uuid: z.string(),
+    directory: z.string(),
+  })
+  .optional()
+  .transform((value) => value);
 
 const definitionSchema = z.object({
   spec: z.unknown().transform((value, context): DomainSpec => {
@@ -79,36 +99,32 @@ const definitionSchema = z.object({
   pciSlots: z.record(z.string(), z.number()),
   kernelSha256: z.string(),
   ownerHost: z.string(),
+  epoch: z.number().int().positive().default(1),
   generation: z.number().int().positive(),
-  process: z
-    .object({
-      process: z
-        .object({ pid: z.number(), startTime: z.number(), unit: z.string().optional() })
-        .transform(({ unit, ...rest }) => (unit === undefined ? rest : { ...rest, unit })),
-      uuid: z.string(),
-      directory: z.string(),
-    })
-    .optional()
-    .transform((value) => value),
+  arrivedBy: z.string().default(''),
+  process: processSchema,
   taps: z.array(z.string()),
-  handover: z
-    .object({ migrationId: z.string(), record: z.string(), peer: z.string() })
-    .optional()
-    .transform((value) => value),
 });
 
 const incomingSchema = z.object({
   migrationId: z.string(),
   attempt: z.number(),
+  epoch: z.number().int().positive().default(1),
   generation: z.number(),
+  sourceHost: z.string().default(''),
   definition: z.lazy(() => definitionSchema),
   pools: z.array(z.string()),
+  roomBytes: z.record(z.string(), z.number()).default({}),
+  again: z
+    .object({ attempt: z.number(), process: processSchema })
+    .optional()
+    .transform((value) => value),
 });
 
 /**
  * The durable definitions of a host's domains, one folder each under `<state>/domains/<uuid>`.
- * Every write is on stable storage when its promise resolves; owner and generation in it decide who
- * may run the domain.
+ * Every write is on stable storage when its promise resolves. Owner, epoch and generation say whose
+ * the domain is while no migration is under way; from its first record on the journal decides.
  */
 export class Definitions {
   readonly #directory: string;

@@ -101,6 +101,12 @@ export class DirectoryPool implements Pool {
     return { release: () => void this.#reservations.delete(entry) };
   }
 
+  note(uuid: string, sizeBytes: number): Reservation {
+    const entry = { uuid, sizeBytes };
+    this.#reservations.add(entry);
+    return { release: () => void this.#reservations.delete(entry) };
+  }
+
   async catalogueImage(
     name: string,
     format: ImageFormat,

@@ -5,8 +5,9 @@ import type { Violation } from '../util/reasoned-error.js';
 import type { Definition } from './definitions.js';
 import { fileSha256 } from './digests.js';
 import { DomainError } from './errors.js';
+import type { LaunchDisk, LaunchSpec } from './launch-spec.js';
 import { diskDevice, fileNode, nicDevice, SERIAL_DEVICE } from './names.js';
-import type { LaunchDisk, LaunchSpec, WaitOptions } from './types.js';
+import type { WaitOptions } from './types.js';
 
 /**
  * A device of QEMU as its block layer names it: by id, or by the path of the device or of its back

@@ -3,10 +3,12 @@ import { createServer } from 'node:net';
 import { makePsk, PSK_PRIORITY, PskFolder } from '../channel/psk.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpError } from '../qmp/errors.js';
+import { readServerFile, writeServerFile } from './disk-server-file.js';
 import { DomainError } from './errors.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import type { DiskServerAddress } from './launch-spec.js';
 import { exportId, imageNode, PSK_OBJECT } from './names.js';
-import type { DiskServerAddress, WaitOptions } from './types.js';
+import type { WaitOptions } from './types.js';
 
 /** Where the NBD servers of this host may listen. */
 export interface DataAddress {
@@ -99,11 +101,42 @@ export class DiskServer {
           return { diskId, exportName };
         }),
       );
-      return new DiskServer(qmp, { ...common, port, exports }, key);
+      const server = new DiskServer(qmp, { ...common, port, exports }, key);
+      // Before anybody hears of the server, so that every life of the agent can tell the same.
+      await writeServerFile(parts.directory, server.address);
+      return server;
     } catch (error) {
       await key.remove();
       throw error;
     }
+  }
+
+  /**
+   * Finds the server that an earlier life of the agent opened, running or stopped. Of one that
+   * nobody can have heard of nothing is left, and the answer is undefined.
+   */
+  static async find(parts: DiskServerParts, options: WaitOptions): Promise<DiskServer | undefined> {
+    const { qmp, directory, diskIds } = parts;
+    if (diskIds.length === 0) return undefined;
+    const step = { ...STEP, ...options };
+    const [known, key, exports] = await Promise.all([
+      readServerFile(directory),
+      PskFolder.find(directory),
+      qmp.execute('query-block-exports', {}, step),
+    ]);
+    const served = diskIds.every((diskId) => exports.some(({ id }) => id === exportId(diskId)));
+    if (known && key?.psk.identity === known.pskIdentity && served) {
+      return new DiskServer(qmp, { ...known, psk: key.psk.key }, key.folder);
+    }
+    // It was stopped already, or only half opened.
+    const attempts = [
+      qmp.execute('nbd-server-stop', {}, step),
+      qmp.execute('object-del', { id: PSK_OBJECT }, step),
+    ];
+    for (const attempt of attempts) await attempt.catch(unlessRefused);
+    await key?.folder.remove();
+    if (!known || exports.length > 0) return undefined;
+    return new DiskServer(qmp, { ...known, psk: new Uint8Array() });
   }
 
   /**
@@ -184,6 +217,11 @@ async function listen(parts: DiskServerParts, options: WaitOptions): Promise<num
       facts: { address: data.address, first_port: first, last_port: last },
     },
   );
+}
+
+/** QEMU refuses to stop what does not run, and to remove what is not there. */
+function unlessRefused(error: unknown): void {
+  if (!(error instanceof QmpError)) throw error;
 }
 
 /** Binds a port and lets it go again: undefined if that worked. */

@@ -1,49 +1,63 @@
 import { chmod, mkdir } from 'node:fs/promises';
 import { checkDomainSpec } from '../spec/domain-spec.js';
 import { UndoStack } from '../util/undo-stack.js';
+import { Arrivals } from './arrivals.js';
 import { planCreation } from './creation.js';
 import { Definitions, type StoredDomain } from './definitions.js';
+import { type Copy, isNewer } from './doubt.js';
+import { Doubts } from './doubts.js';
 import { DomainError } from './errors.js';
 import { HostResources } from './host-resources.js';
 import type { HostSettings } from './host-settings.js';
 import { HostedDomain } from './hosted-domain.js';
 import { makeImages, reserveRoom } from './images.js';
-import { type IncomingBooks, startIncoming } from './incoming-start.js';
 import type { DomainTools } from './launch.js';
 import type { DomainInfo, DomainManager, HostFacts } from './manager.js';
-import { reattach } from './reattach.js';
+import { QemuOutgoingDomain } from './outgoing-domain.js';
+import { hasArrived, reattach } from './reattach.js';
 import { Refusals } from './refusals.js';
-import { describeComing, type Expected, Roster } from './roster.js';
-import type { Domain, IncomingDomain, IncomingRequest, WaitOptions } from './types.js';
+import { describeComing, Roster } from './roster.js';
+import type {
+  Domain,
+  Doubt,
+  IncomingDomain,
+  IncomingRequest,
+  OutgoingDomain,
+  WaitOptions,
+} from './types.js';
 
 /** All domains of this host. */
 export class HostDomains implements DomainManager {
   readonly #settings: HostSettings;
   readonly #tools: DomainTools;
   readonly #roster: Roster;
-  readonly #background = new Set<Promise<void>>();
+  readonly #arrivals: Arrivals;
 
-  private constructor(settings: HostSettings) {
+  private constructor(settings: HostSettings, quarantine: Doubt | undefined) {
     this.#settings = settings;
     this.#tools = {
       resources: new HostResources(settings),
       definitions: new Definitions(settings.directories.state),
+      doubts: new Doubts(quarantine),
     };
     this.#roster = new Roster(settings.host);
+    this.#arrivals = new Arrivals(this.#roster, this.#tools);
   }
 
   /**
    * Opens the domains of this host and finds those again that run. A definition that cannot be
-   * understood is logged and left alone.
+   * understood is logged and left alone. What was on its way in is kept aside until it is recovered
+   * or `sweep` removes it. With a quarantine every domain is in doubt, none comes and none is made,
+   * and nothing is removed.
    */
   static async open(
     settings: HostSettings,
-    options: Partial<WaitOptions> = {},
+    options: Partial<WaitOptions> & { readonly quarantine?: Doubt | undefined } = {},
   ): Promise<HostDomains> {
     const { log, directories } = settings;
     await mkdir(directories.run, { recursive: true, mode: 0o700 });
     await chmod(directories.run, 0o700);
-    const domains = new HostDomains(settings);
+    const domains = new HostDomains(settings, options.quarantine);
     const signal = options.signal ?? new AbortController().signal;
     const report = (path: string, error: unknown) =>
       log.error({ err: error, path }, 'a domain could not be read');
@@ -54,7 +68,8 @@ export class HostDomains implements DomainManager {
 
   async create(input: unknown, options: WaitOptions): Promise<DomainInfo> {
     const { log, host } = this.#settings;
-    const { resources, definitions } = this.#tools;
+    const { resources, definitions, doubts } = this.#tools;
+    doubts.assertNoQuarantine();
     const refusals = new Refusals();
     const { spec, violations } = checkDomainSpec(input);
     for (const { reason, subject, message } of violations) refusals.add(reason, subject, message);
@@ -151,56 +166,60 @@ export class HostDomains implements DomainManager {
     this.#changed(uuid);
   }
 
-  async recordHandover(
-    uuid: string,
-    record: string,
-    migrationId: string,
-    peer: string,
-  ): Promise<void> {
-    await this.#roster.find(uuid).ownership.recordHandover(record, migrationId, peer);
+  doubt(uuid: string, doubt: Doubt | undefined, migrationId = ''): void {
+    this.#tools.doubts.set(uuid, doubt, migrationId);
+    this.#changed(uuid);
   }
 
-  async startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain> {
-    const { spec } = request.launchSpec;
-    const refusals = new Refusals();
-    this.#roster.checkArrival(request, refusals);
-    // A domain that is refused for being here must not seem to come as well.
-    const expected: Expected = { spec, coming: request };
-    const forget = refusals.empty ? this.#roster.expect(expected) : () => {};
-    const books: IncomingBooks = {
-      earlier: this.#roster.get(spec.uuid)?.definition,
-      started: (pid) => {
-        expected.qemuPid = pid;
-      },
-      gone: () => {
-        forget();
-        this.#changed(spec.uuid);
-      },
-      arrived: (definition, running) => {
-        const domain = new HostedDomain(definition, this.#tools);
-        domain.adopt(running);
-        this.#roster.add(domain);
-        forget();
-        this.#inBackground('tidy up after an arrival', async () => {
-          await this.#tools.definitions.removeIncoming(spec.uuid);
-          await domain.removeTombstone();
-        });
-        this.#changed(spec.uuid);
-      },
-    };
-    return startIncoming(request, books, refusals, this.#tools, options);
+  async raiseEpoch(uuid: string, epoch: number): Promise<void> {
+    const { ownership } = this.#roster.find(uuid);
+    if (ownership.definition.epoch < epoch) await ownership.update({ epoch });
+    this.#changed(uuid);
+  }
+
+  async standDown(uuid: string, copy: Copy): Promise<void> {
+    const domain = this.#roster.get(uuid);
+    if (domain && !isNewer(domain.definition, copy)) await domain.standDown();
+  }
+
+  recoverOutgoing(uuid: string, migrationId: string): OutgoingDomain | undefined {
+    this.#tools.doubts.assertNoQuarantine();
+    const domain = this.#roster.get(uuid);
+    if (!domain?.ownership.ownedHere) return undefined;
+    domain.ownership.claim(migrationId);
+    return new QemuOutgoingDomain(domain, this.#tools);
+  }
+
+  recoverIncoming(
+    uuid: string,
+    migrationId: string,
+    options: WaitOptions,
+  ): Promise<IncomingDomain | undefined> {
+    return this.#arrivals.recover(uuid, migrationId, options);
+  }
+
+  sweep(options: WaitOptions): Promise<void> {
+    return this.#arrivals.sweep(options);
+  }
+
+  startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain> {
+    return this.#arrivals.start(request, options);
   }
 
   /** Lets go of all QEMUs at the agent's end; the guests run on. */
   async close(): Promise<void> {
-    await Promise.all(this.#background);
+    await this.#arrivals.close();
     await Promise.all(this.#roster.domains.map((domain) => domain.release()));
   }
 
   async #reopen(stored: StoredDomain, signal: AbortSignal): Promise<void> {
     try {
-      const domain = await reattach(stored, this.#tools, { signal });
-      if (domain) this.#roster.add(domain);
+      const { definition } = stored;
+      // The agent's end came between an arrival's two files.
+      if (hasArrived(stored, this.#tools)) await this.#forgetArrival(stored.uuid);
+      else this.#arrivals.keep(stored);
+      if (!definition) return;
+      this.#roster.add(await reattach(definition, this.#tools, { signal }));
     } catch (error) {
       signal.throwIfAborted();
       this.#settings.log.error({ err: error, uuid: stored.uuid }, 'could not find a domain again');
@@ -211,11 +230,9 @@ export class HostDomains implements DomainManager {
     }
   }
 
-  #inBackground(what: string, work: () => Promise<void>): void {
-    const running = work()
-      .catch((error) => this.#settings.log.error({ err: error }, `could not ${what}`))
-      .finally(() => this.#background.delete(running));
-    this.#background.add(running);
+  async #forgetArrival(uuid: string): Promise<void> {
+    const { definitions, doubts } = this.#tools;
+    if (!doubts.quarantine) await definitions.removeIncoming(uuid);
   }
 
   #undoStack(): UndoStack {

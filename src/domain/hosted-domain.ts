@@ -1,30 +1,15 @@
-import { rm } from 'node:fs/promises';
 import type { LaunchedProcess } from '../process/launcher.js';
 import type { Exit } from '../process/proc.js';
 import type { QemuProcess } from '../process/qemu-process.js';
-import { QmpClosedError } from '../qmp/errors.js';
-import { untilAborted, withTimeout } from '../util/linked-signal.js';
-import { UndoStack } from '../util/undo-stack.js';
 import type { Definition } from './definitions.js';
-import { kernelSha256 } from './digests.js';
 import { DomainError } from './errors.js';
-import type { MemoryReservation } from './host-resources.js';
-import { type DomainTools, launchQemu, nameTaps, runFolder, serialPath } from './launch.js';
+import { observeGuest, powerDown, standStill } from './guest-control.js';
+import { type DomainTools, removeRunFolders, runFolder, serialPath } from './launch.js';
 import type { DomainInfo, DomainState } from './manager.js';
 import { Ownership } from './ownership.js';
 import { QemuDomain } from './qemu-domain.js';
-import { Refusals } from './refusals.js';
-import { checkRequirements } from './requirements.js';
+import { type RunningQemu, startQemu } from './start-qemu.js';
 import type { Domain, WaitOptions } from './types.js';
-
-/** A QEMU that runs a domain here. */
-export interface RunningQemu {
-  readonly process: QemuProcess;
-  readonly memory: MemoryReservation;
-}
-
-/** How long `get` and `list` wait for QEMU's word, in milliseconds. */
-const QUERY_LIMIT_MS = 2_000;
 
 /** How long a QEMU that is ended by force may take to close its images, in milliseconds. */
 const QUIT_LIMIT_MS = 5_000;
@@ -38,10 +23,7 @@ export class HostedDomain {
   /** Resolves when everything that follows from QEMU's end is done. */
   #ended: Promise<void> = Promise.resolve();
   #released = false;
-  /**
-   * A QEMU whose monitor does not answer: all that can be done is to wait for its end, or to bring
-   * it about.
-   */
+  /** A QEMU whose monitor does not answer: one can wait for its end, or bring it about. */
   #silent: LaunchedProcess | undefined;
 
   constructor(definition: Definition, tools: DomainTools) {
@@ -58,13 +40,20 @@ export class HostedDomain {
     return this.definition.spec.name;
   }
 
-  /** True where a QEMU runs it here. */
-  get running(): boolean {
-    return this.#running !== undefined;
+  /** The QEMU that runs it here. */
+  get process(): QemuProcess | undefined {
+    return this.#running?.process;
+  }
+
+  /** Its QEMU, where that is there and cannot be spoken to. */
+  get silent(): LaunchedProcess | undefined {
+    return this.#silent;
   }
 
   /** Takes over a QEMU that runs the domain already. */
   adopt(running: RunningQemu): void {
+    this.#silent = undefined;
+    this.ownership.silence = undefined;
     this.#running = running;
     running.memory.startedAs(running.process.record.process.pid);
     this.#ended = running.process.exited.then((exit) => this.#onExit(running, exit));
@@ -75,6 +64,7 @@ export class HostedDomain {
     this.#silent = process;
     this.ownership.silence = `its QEMU, process ${process.record.pid}, does not answer.`;
     this.#ended = process.exited.then(async (exit) => {
+      if (this.#silent !== process) return;
       this.#silent = undefined;
       this.ownership.silence = undefined;
       await this.#afterExit(exit);
@@ -93,11 +83,20 @@ export class HostedDomain {
     }
     this.ownership.assertMayRun();
     this.ownership.claim(migrationId);
+    return this.#describe(running.process);
+  }
+
+  /** The domain as a migration sees it; undefined where no QEMU can be spoken to. */
+  get migratable(): Domain | undefined {
+    return this.#running && this.#describe(this.#running.process);
+  }
+
+  #describe(process: QemuProcess): Domain {
     const { log } = this.#tools.resources.settings;
     return new QemuDomain({
-      process: running.process,
+      process,
       definition: this.definition,
-      directory: runFolder(this.uuid, this.#tools.resources),
+      directory: process.record.directory,
       retire: (ownerHost) => this.retire(ownerHost),
       report: (step, error) => log.warn({ err: error, step }, 'could not undo a step'),
     });
@@ -107,7 +106,7 @@ export class HostedDomain {
   async start(settings: { readonly paused: boolean }, options: WaitOptions): Promise<void> {
     await this.ownership.alone('started', async () => {
       this.ownership.assertMayRun();
-      if (!this.#running) await this.#launch(options);
+      if (!this.#running) this.adopt(await startQemu(this.ownership, this.#tools, options));
       if (!settings.paused) await this.#running?.process.qmp.execute('cont', {}, options);
     });
     this.#changed();
@@ -118,29 +117,29 @@ export class HostedDomain {
     settings: { readonly force: boolean; readonly timeLimitMs: number },
     options: WaitOptions,
   ): Promise<void> {
+    const allowed = { oldCopy: settings.force };
     await this.ownership.alone(
       'stopped',
       async () => {
-        if (settings.force && this.#silent) {
-          this.#silent.kill('SIGKILL');
-          this.#silent.hurry();
-          await this.#ended;
-        }
-        this.ownership.assertMayRun();
+        this.ownership.assertCertain(allowed);
+        if (settings.force) await this.#endSilent();
+        this.ownership.assertMayRun(allowed);
         const process = this.#running?.process;
         if (process && settings.force) await process.quit({ limitMs: QUIT_LIMIT_MS });
-        else if (process) await this.#powerDown(process, settings.timeLimitMs, options);
+        else if (process) await powerDown(process, this.name, settings.timeLimitMs, options);
         await this.#ended;
       },
       // Whoever has lost patience must not wait until the patient one has.
-      { overtakes: settings.force ? 'stopped' : undefined },
+      { ...allowed, overtakes: settings.force ? 'stopped' : undefined },
     );
   }
 
   /** Removes the images and the definition of a stopped domain. */
   async remove(): Promise<void> {
-    await this.ownership.alone('deleted', async () => {
-      this.ownership.assertMayRun({ hint: 'Delete only its tombstone, with --tombstone.' });
+    const allowed = { oldCopy: true };
+    const hint = 'Delete only its tombstone, with --tombstone.';
+    const work = async () => {
+      this.ownership.assertMayRun({ ...allowed, hint });
       if (this.#running) {
         throw new DomainError('DOMAIN_BUSY', `The domain ${this.name} runs.`, {
           hint: 'Stop it first.',
@@ -149,14 +148,22 @@ export class HostedDomain {
       for (const pool of this.#tools.resources.pools) await pool.removeDomain(this.uuid);
       await this.removeTombstone();
       await this.forget();
-    });
+    };
+    await this.ownership.alone('deleted', work, allowed);
   }
 
   /** Removes what this host knows of the domain. */
   async forget(): Promise<void> {
     const { resources, definitions } = this.#tools;
-    await rm(runFolder(this.uuid, resources), { recursive: true, force: true });
+    await removeRunFolders(this.uuid, resources);
     await definitions.remove(this.uuid);
+  }
+
+  /** Removes the taps of a QEMU that has gone. */
+  async removeTaps(): Promise<void> {
+    const { taps } = this.definition;
+    for (const tap of taps) await this.#tools.resources.settings.system.deleteTap(tap);
+    if (taps.length > 0) await this.ownership.update({ taps: [] });
   }
 
   /** Removes the images that a migration left here. */
@@ -164,10 +171,18 @@ export class HostedDomain {
     for (const pool of this.#tools.resources.pools) await pool.removeTombstone(this.uuid);
   }
 
-  /** See Domain. Every step can be repeated. */
+  /** See MigratableDomains. */
+  async standDown(): Promise<void> {
+    await this.#endSilent();
+    if (this.#running) await standStill(this.#running.process);
+    this.#changed();
+  }
+
+  /** See Domain. Every step can be repeated, and QEMU may have gone. */
   async retire(ownerHost: string): Promise<void> {
     const { definition } = this;
-    if (definition.ownerHost !== this.#tools.resources.settings.host) return;
+    if (!this.ownership.ownedHere) return;
+    await this.#endSilent();
     await this.#running?.process.quit();
     await this.#ended;
     for (const pool of this.#tools.resources.pools) {
@@ -185,88 +200,44 @@ export class HostedDomain {
   }
 
   async info(): Promise<DomainInfo> {
-    const { spec, ownerHost, generation } = this.definition;
+    const { spec, ownerHost, epoch, generation } = this.definition;
     const sizes = this.#tools.resources.pools.map((pool) => pool.tombstoneBytes(this.uuid));
     return {
       spec,
       state: await this.#state(),
       ownerHost,
+      epoch,
       generation,
       qemuPid: this.#running?.process.record.process.pid ?? this.#silent?.record.pid ?? 0,
-      serialPath: this.ownership.ownedHere ? serialPath(spec, this.#tools) : '',
+      serialPath: this.ownership.ownedHere ? serialPath(spec, this.#tools, this.#directory) : '',
       migrationId: this.ownership.migrationId ?? '',
       tombstoneBytes: (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0),
+      doubt: this.ownership.doubt,
     };
+  }
+
+  /** Of the QEMU that runs it, or would. */
+  get #directory(): string {
+    return this.definition.process?.directory ?? runFolder(this.uuid, this.#tools.resources);
   }
 
   async #state(): Promise<DomainState> {
     if (!this.ownership.ownedHere) return 'MOVED';
+    const found = this.#silent ? 'silent' : await observeGuest(this.#running?.process);
+    if (found === 'runs') return 'RUNNING';
     if (this.ownership.inDoubt) return 'IN_DOUBT';
-    const process = this.#running?.process;
-    if (!process) return this.#silent ? 'RUNNING' : 'STOPPED';
-    try {
-      const { status } = await process.qmp.execute('query-status', {}, { limitMs: QUERY_LIMIT_MS });
-      // QEMU pauses the guest for the last moment of a migration; that is not its user's pause.
-      const migrating = status === 'finish-migrate' || status === 'postmigrate';
-      return status === 'running' || (migrating && this.ownership.migrationId)
-        ? 'RUNNING'
-        : 'PAUSED';
-    } catch {
-      // It is there and silent: what the guest does cannot be known, and it may run.
-      return this.#running ? 'RUNNING' : 'STOPPED';
-    }
+    if (found === 'gone' || !(this.#running || this.#silent)) return 'STOPPED';
+    // QEMU pauses the guest for the last moment of a migration; that is not its user's pause. And
+    // what the guest of a silent QEMU does cannot be known: it may run.
+    const held = found === 'held' && this.ownership.migrationId !== undefined;
+    return held || found === 'silent' ? 'RUNNING' : 'PAUSED';
   }
 
-  async #launch(options: WaitOptions): Promise<void> {
-    const { resources } = this.#tools;
-    const { log } = resources.settings;
-    const { spec } = this.definition;
-    const refusals = new Refusals();
-    await checkRequirements(spec, resources, refusals, options);
-    refusals.throwIfAny(`The domain ${spec.name} cannot be started`);
-    await using undo = new UndoStack(({ step, error }) =>
-      log.warn({ err: error, step }, 'could not undo a step'),
-    );
-    const memory = await resources.reserveMemory(spec.memoryBytes);
-    undo.defer('give the memory back', () => memory.release());
-    const kernel = spec.kernel === '' ? undefined : resources.kernel(spec.kernel);
-    const sha256 = kernel ? await kernelSha256(kernel, options) : '';
-    const taps = nameTaps(spec);
-    // Written before they are made, so that a crash in between leaves nothing that nobody knows.
-    await this.ownership.update({ taps: Object.values(taps), kernelSha256: sha256 });
-    const process = await launchQemu(this.definition, taps, 'stopped', this.#tools, undo, options);
-    undo.defer('forget QEMU', () => this.ownership.update({ process: undefined, taps: [] }));
-    // The guest runs only when the next life of the agent would find it.
-    await this.ownership.update({ process: process.record });
-    undo.release();
-    this.adopt({ process, memory });
-    log.info({ domain: spec.name, pid: process.record.process.pid }, 'started a domain');
-  }
-
-  async #powerDown(process: QemuProcess, limitMs: number, options: WaitOptions): Promise<void> {
-    using limit = withTimeout(
-      options.signal,
-      limitMs,
-      () =>
-        new DomainError(
-          'STALLED',
-          `The guest of ${this.name} did not power off within ${limitMs / 1000} s.`,
-          { hint: 'Stop it with --force.', facts: { limit_ms: limitMs } },
-        ),
-    );
-    try {
-      const { status } = await process.qmp.execute('query-status', {}, { signal: limit.signal });
-      if (status !== 'running') {
-        throw new DomainError('DOMAIN_NOT_RUNNING', `The guest of ${this.name} is ${status}.`, {
-          hint: 'A paused guest cannot power off: start it, or stop it with --force.',
-        });
-      }
-      await process.qmp.execute('system_powerdown', {}, { signal: limit.signal });
-    } catch (error) {
-      // It was about to end anyway.
-      if (!(error instanceof QmpClosedError)) throw error;
-    }
-    await untilAborted(process.exited, limit.signal);
+  async #endSilent(): Promise<void> {
+    if (!this.#silent) return;
+    this.#silent.kill('SIGKILL');
+    this.#silent.hurry();
+    await this.#ended;
   }
 
   async #onExit(running: RunningQemu, exit: Exit): Promise<void> {
@@ -286,7 +257,7 @@ export class HostedDomain {
       await this.ownership.update({ process: undefined, taps: [] });
       // After a crash the log is all that tells of it, and stays until the next start.
       const crashed = exit.signal !== undefined || (exit.code ?? 0) !== 0;
-      if (!crashed) await rm(runFolder(this.uuid, resources), { recursive: true, force: true });
+      if (!crashed) await removeRunFolders(this.uuid, resources);
       log.info({ domain: this.name, ...exit }, 'a QEMU has ended');
     } catch (error) {
       log.error({ err: error, domain: this.name }, 'could not clean up after a QEMU');

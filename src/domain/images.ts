@@ -38,6 +38,27 @@ export async function reserveRoom(
   return { release };
 }
 
+/** The same for images that an earlier life of the agent has made. */
+export function noteRoom(uuid: string, wishes: readonly ImageWish[]): Reservation {
+  const reservations = wishes.map(({ pool, roomBytes }) => pool.note(uuid, roomBytes));
+  return {
+    release: () => {
+      for (const reservation of reservations) reservation.release();
+    },
+  };
+}
+
+/** Storage that each image takes now, by disk id. */
+export async function allocatedBytes(
+  wishes: readonly ImageWish[],
+): Promise<Readonly<Record<string, number>>> {
+  const sizes = wishes.map(async ({ pool, image }) => {
+    const location = pool.locate(image.uuid, image.diskId, image.format);
+    return [image.diskId, await pool.allocatedBytes(location)] as const;
+  });
+  return Object.fromEntries(await Promise.all(sizes));
+}
+
 /**
  * Makes all images. What was made is removed by `undo`, which therefore has to be run when this
  * throws.

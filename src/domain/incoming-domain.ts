@@ -1,143 +1,159 @@
 import type { QemuProcess } from '../process/qemu-process.js';
-import type { ExecuteOptions, QmpClient } from '../qmp/client.js';
-import { QmpError } from '../qmp/errors.js';
-import type { EventListener } from '../qmp/event-listener.js';
-import type { RunState } from '../qmp/types.gen.js';
 import { deferred } from '../util/deferred.js';
 import { type DataAddress, DiskServer } from './disk-server.js';
 import { DomainError } from './errors.js';
-import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import type { ReportProblem } from './faults.js';
+import { GuestStart } from './guest-start.js';
+import { activateImages } from './image-locks.js';
+import { loadGuest } from './incoming-load.js';
+import { IncomingQemu } from './incoming-qemu.js';
+import { type IncomingState, observeIncoming } from './incoming-state.js';
+import type { DiskServerAddress, LaunchDisk } from './launch-spec.js';
 import { imageNode } from './names.js';
-import { QemuRamReceive } from './ram-receive.js';
-import { isLive } from './resume-source.js';
-import type {
-  DiskServerAddress,
-  IncomingDomain,
-  IncomingRequest,
-  LoadedGuest,
-  RamReceive,
-  WaitOptions,
-} from './types.js';
+import type { QemuRamReceive } from './ram-receive.js';
+import type { IncomingDomain, LoadedGuest, RamReceive, WaitOptions } from './types.js';
 
-/** What an incoming domain is made of. */
-export interface IncomingDomainParts {
+/** A QEMU that waits for a guest, and its private folder. */
+export interface WaitingQemu {
   /** Started with `-S -incoming defer`. */
   readonly process: QemuProcess;
-  readonly request: IncomingRequest;
-  /** Private folder of the domain, for sockets and the key. */
+  /** For sockets and the key. */
   readonly directory: string;
+}
+
+/** What an incoming domain is made of. */
+export interface IncomingDomainParts extends WaitingQemu {
+  /** Counts its RAM streams, from 1. */
+  readonly attempt: number;
+  /** Name of the key of its NBD server, new for each incoming QEMU. */
+  readonly pskIdentity: string;
+  readonly disks: readonly Pick<LaunchDisk, 'diskId' | 'mirrored'>[];
   readonly data: DataAddress;
-  /** Writes durably that the domain is this host's. */
-  own(): Promise<void>;
   /** Storage that each new image takes now, by disk id. */
   allocated(): Promise<Readonly<Record<string, number>>>;
-  /** Ends QEMU, then takes `own` back durably; does nothing before `own`. */
-  disown(): Promise<void>;
-  /** Ends QEMU and removes everything that was made for the domain. */
+  /**
+   * Starts a further QEMU on the same images.
+   *
+   * @throws DomainError `RAM_FAILED` where there can be none
+   */
+  startAgain(attempt: number, options: WaitOptions): Promise<WaitingQemu>;
+  /** Ends every QEMU and removes everything that was made for the domain. */
   discard(): Promise<void>;
-  /** The domain has come to stay. */
-  keep(): void;
+  /** See IncomingDomain. The first call cannot be taken back, however it ends. */
+  arrive(qemu: { readonly alive: boolean; readonly process: QemuProcess }): Promise<void>;
   /** Hears of undo steps that did not work. */
   readonly report?: ReportProblem;
 }
 
+/** What an earlier life of the agent left of an incoming domain. */
+export interface IncomingTraces {
+  readonly server: DiskServer | undefined;
+  readonly ram: QemuRamReceive | undefined;
+  /** As in IncomingDomain. */
+  readonly mayHaveRun: boolean;
+  /** True where it has come to stay already. */
+  readonly arrived: boolean;
+}
+
 /**
- * How the guest makes itself known to the switches, as QEMU would do by itself: five frames within
- * a second.
+ * A guest that is waited for, by one QEMU that serves its disks and takes its RAM. Where the RAM
+ * broke off while the mirrors were whole, a further QEMU on the same images takes it again; then
+ * the first one only serves the disks, and ends before the guest counts as loaded.
  */
-const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 } as const;
-
-const STEP = { limitMs: STEP_LIMIT_MS };
-
-/** A QEMU that waits for a guest. It cannot run it before `own` and `resume`. */
 export class QemuIncomingDomain implements IncomingDomain {
   readonly died: Promise<DomainError>;
   readonly #parts: IncomingDomainParts;
-  readonly #faults: QemuFaults;
-  readonly #events: EventListener<'MIGRATION'>;
+  readonly #died = deferred<DomainError>();
+  readonly #recovered: boolean;
+  readonly #start: GuestStart;
+  /** Serves the disks. */
+  readonly #first: IncomingQemu;
+  /** Takes the RAM. */
+  #guest: IncomingQemu;
+  #attempt: number;
+  #beginning: Promise<IncomingQemu>;
   #exported: Promise<DiskServer> | undefined;
-  #accepted: Promise<QemuRamReceive> | undefined;
   #loaded: Promise<LoadedGuest> | undefined;
   #resumed: Promise<void> | undefined;
-  #owned = false;
-  #alive = true;
-  #mayHaveRun = false;
+  /** True once the disk server may have ended: its mirrors cannot go on. */
+  #closed = false;
+  #arrived: boolean;
   #disposed = false;
 
-  constructor(parts: IncomingDomainParts) {
+  /** `traces` are those of an earlier life of the agent, if this one has not made it. */
+  constructor(parts: IncomingDomainParts, traces?: IncomingTraces) {
     this.#parts = parts;
-    this.#faults = new QemuFaults(parts.process, 'destination');
-    this.#events = parts.process.qmp.listen('MIGRATION');
-    const died = deferred<DomainError>();
-    this.died = died.promise;
-    void parts.process.exited.then(async () => {
-      this.#alive = false;
-      if (!this.#disposed) died.resolve(await this.#faults.ended('a domain was on its way in'));
-    });
+    this.#recovered = traces !== undefined;
+    this.#arrived = traces?.arrived ?? false;
+    this.#attempt = parts.attempt;
+    this.#start = new GuestStart(traces?.mayHaveRun ?? false, this.#report);
+    if (traces?.server) this.#exported = Promise.resolve(traces.server);
+    this.died = this.#died.promise;
+    this.#first = this.#watch(parts);
+    if (traces?.ram) this.#first.ram = Promise.resolve(traces.ram);
+    this.#guest = this.#first;
+    this.#beginning = Promise.resolve(this.#first);
   }
 
   get alive(): boolean {
-    return this.#alive;
+    return this.#guest.alive;
   }
 
   get mayHaveRun(): boolean {
-    return this.#mayHaveRun;
+    return this.#start.mayHaveRun;
   }
 
   async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
-    const { process, request, directory, data } = this.#parts;
-    this.#exported ??= this.#explained(
+    const { pskIdentity, disks, data } = this.#parts;
+    const { process, directory } = this.#first;
+    const diskIds = disks.filter(({ mirrored }) => mirrored).map(({ diskId }) => diskId);
+    this.#exported ??= this.#first.explained(
       'opening the NBD server',
-      DiskServer.start(
-        {
-          qmp: process.qmp,
-          directory,
-          data,
-          pskIdentity: `${request.migrationId}.${request.attempt}`,
-          diskIds: request.launchSpec.disks
-            .filter(({ mirrored }) => mirrored)
-            .map(({ diskId }) => diskId),
-        },
-        options,
-      ),
+      DiskServer.start({ qmp: process.qmp, directory, data, pskIdentity, diskIds }, options),
     );
     return (await this.#exported).address;
   }
 
-  async acceptRam(options: WaitOptions): Promise<RamReceive> {
-    const { process, directory } = this.#parts;
-    this.#accepted ??= this.#explained(
-      'preparing for the RAM',
-      QemuRamReceive.start(process.qmp, directory, options),
-    );
-    return await this.#accepted;
+  async acceptRam(options: WaitOptions & { readonly attempt?: number }): Promise<RamReceive> {
+    const { attempt = this.#attempt } = options;
+    if (attempt > this.#attempt) {
+      if (this.#closed) throw noFurther('its disk server has stopped already');
+      this.#attempt = attempt;
+      this.#loaded = undefined;
+      this.#beginning = this.#begin(attempt, options);
+    } else if (attempt < this.#attempt) throw noFurther(`attempt ${attempt} is over`);
+    const qemu = await this.#beginning;
+    return await qemu.acceptRam(options);
   }
 
   async loaded(options: WaitOptions): Promise<LoadedGuest> {
-    this.#loaded ??= this.#explained('loading the guest', this.#load(options));
+    const guest = this.#guest;
+    const load = {
+      qmp: guest.process.qmp,
+      events: guest.events,
+      ram: guest.ram,
+      closeDisks: () => this.#closeDisks(guest, options),
+      allocated: this.#parts.allocated,
+      report: this.#report,
+    };
+    this.#loaded ??= guest.explained('loading the guest', loadGuest(load, options));
     return await this.#loaded;
   }
 
-  async own(): Promise<void> {
-    await this.#parts.own();
-    this.#owned = true;
-  }
-
-  async disown(): Promise<void> {
-    await this.#parts.disown();
+  async observe(options: WaitOptions): Promise<IncomingState> {
+    const { alive, process } = this.#guest;
+    if (!alive) return 'gone';
+    const observed = observeIncoming(process.qmp, options);
+    return await this.#guest.explained('looking at the guest', observed);
   }
 
   async resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void> {
-    if (!this.#loaded || !this.#owned) {
-      throw new DomainError('INTERNAL', 'A guest was to resume that is not loaded and owned.', {
+    if (!this.#loaded && !this.#recovered) {
+      throw new DomainError('INTERNAL', 'A guest was to resume that is not loaded.', {
         side: 'destination',
       });
     }
-    await this.#loaded;
-    this.#resumed ??= this.#explained(
-      'resuming the guest',
-      guest.paused ? this.#activate(options) : this.#run(options),
-    );
+    this.#resumed ??= this.#guest.explained('resuming the guest', this.#bring(guest, options));
     try {
       await this.#resumed;
     } catch (error) {
@@ -147,136 +163,83 @@ export class QemuIncomingDomain implements IncomingDomain {
     }
   }
 
-  release(): void {
-    this.#disposed = true;
-    this.#close();
-    this.#parts.keep();
+  async kill(): Promise<void> {
+    await Promise.all([this.#first.kill(), this.#guest.kill()]);
+  }
+
+  async arrive(): Promise<void> {
+    // Its QEMU is the hosted domain's from now on, and so is what becomes of it.
+    this.#arrived = true;
+    const { alive, process } = this.#guest;
+    await this.#parts.arrive({ alive, process });
   }
 
   /**
-   * Before `release`: removes everything; after `own` too, because then the guest has proved never
-   * to have run. Never throws: what does not work is reported.
+   * Before `arrive`: removes everything. Never throws: what does not work is reported. Whoever
+   * disposes says by it that the guest never runs here.
    */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
-    const report = this.#parts.report ?? (() => undefined);
-    const ram = await this.#accepted?.catch(() => undefined);
-    ram?.reset(new Error('The incoming domain is given up.'));
-    this.#close();
-    try {
-      await this.#parts.discard();
-    } catch (error) {
-      report('discard the incoming domain', error);
+    this.#guest.over = true;
+    if (!this.#arrived) {
+      this.#first.over = true;
+      await this.#beginning.catch(() => undefined);
+      await this.#guest.reset(new Error('The incoming domain is given up.'));
+      try {
+        await this.#parts.discard();
+      } catch (error) {
+        this.#report('discard the incoming domain', error);
+      }
+      const server = await this.#exported?.catch(() => undefined);
+      await server?.abandon(this.#report);
     }
-    const server = await this.#exported?.catch(() => undefined);
-    await server?.abandon(report);
+    this.#first[Symbol.dispose]();
+    this.#guest[Symbol.dispose]();
   }
 
-  async #load(options: WaitOptions): Promise<LoadedGuest> {
-    const { process, allocated } = this.#parts;
-    for (;;) {
-      const { data } = await this.#events.next(options);
-      if (data.status === 'completed') break;
-      if (data.status === 'failed' || data.status === 'cancelled') throw await this.#loadFailure();
+  readonly #report: ReportProblem = (step, error) => this.#parts.report?.(step, error);
+
+  #watch({ process, directory }: WaitingQemu): IncomingQemu {
+    return new IncomingQemu(process, directory, (error) => this.#died.resolve(error));
+  }
+
+  /** Gives up what took the RAM before, and starts what takes it now. */
+  async #begin(attempt: number, options: WaitOptions): Promise<IncomingQemu> {
+    const before = this.#guest;
+    await before.reset(new Error('The RAM is sent once more.'));
+    if (before !== this.#first) await before.kill();
+    const qemu = this.#watch(await this.#parts.startAgain(attempt, options));
+    this.#guest = qemu;
+    if (this.#disposed) qemu.over = true;
+    return qemu;
+  }
+
+  /** Nobody can write to the disks after this but the guest's own QEMU. */
+  async #closeDisks(guest: IncomingQemu, options: WaitOptions): Promise<void> {
+    this.#closed = true;
+    await (await this.#exported)?.stop(options);
+    if (guest !== this.#first) await this.#first.quit();
+  }
+
+  async #bring({ paused }: { readonly paused: boolean }, options: WaitOptions): Promise<void> {
+    const { process } = this.#guest;
+    // An earlier life of the agent may have come further than its journal.
+    if (this.#recovered && (await this.observe(options)) === 'running') {
+      return this.#start.announce(process.qmp);
     }
-    const server = await this.#exported;
-    const [{ status }, allocatedBytes] = await Promise.all([
-      process.qmp.execute('query-status', {}, { ...STEP, ...options }),
-      allocated(),
-      server?.stop(options),
-    ]);
-    // A guest that QEMU still takes in would start by itself at the end, if it were told to run
-    // now.
-    if (status === 'inmigrate' || isLive(status)) throw wrongState('loaded', status);
-    return { allocatedBytes };
-  }
-
-  /**
-   * QEMU's own words do not tell a broken stream from one that it cannot understand; the relay
-   * knows.
-   */
-  async #loadFailure(): Promise<DomainError> {
-    const info = await this.#parts.process.qmp.execute('query-migrate', {}, STEP);
-    const description = info['error-desc'] ?? 'QEMU did not say why';
-    const ram = await this.#accepted;
-    return new DomainError(
-      ram?.streamEnded ? 'RAM_FAILED' : 'VMSTATE_INCOMPATIBLE',
-      `QEMU on the destination could not load the guest: ${description}`,
-      { side: 'destination', facts: { qemu_error: description } },
-    );
-  }
-
-  async #run(options: WaitOptions): Promise<void> {
-    if (!this.#alive) throw await this.#faults.ended('resuming the guest');
-    const qmp = await this.#parts.process.reconnected();
-    const step = { ...STEP, ...options };
-    // QEMU resumes the guest before it answers `cont`, so the state asked for at the same time is
-    // the one after it.
-    const [, { status }] = await Promise.all([
-      this.#continue(qmp, step),
-      qmp.execute('query-status', {}, step),
-    ]);
-    // Any other state is the guest's own doing: it may have panicked or met a bad disk meanwhile.
-    if (status === 'inmigrate') throw wrongState('resumed', status);
-    // The guest runs: that switches learn of it a moment later must not hold anybody up.
-    qmp.execute('announce-self', ANNOUNCEMENT, STEP).catch((error) => {
-      this.#parts.report?.('announce the guest to the network', error);
-    });
-  }
-
-  /** Only QEMU's own word proves that the guest did not run; silence and a broken line do not. */
-  async #continue(qmp: QmpClient, step: ExecuteOptions): Promise<void> {
-    const before = this.#mayHaveRun;
-    this.#mayHaveRun = true;
-    try {
-      await qmp.execute('cont', {}, step);
-    } catch (error) {
-      if (error instanceof QmpError) this.#mayHaveRun = before;
-      throw error;
-    }
-  }
-
-  /**
-   * A guest that stays paused gets its disks all the same: they are inactive until something runs.
-   */
-  async #activate(options: WaitOptions): Promise<void> {
-    const { process, request } = this.#parts;
-    const step = { ...STEP, ...options };
-    const nodes = request.launchSpec.disks.map(({ diskId }) => imageNode(diskId));
-    try {
-      await Promise.all(
-        nodes.map((node) =>
-          process.qmp.execute('blockdev-set-active', { 'node-name': node, active: true }, step),
-        ),
-      );
-    } catch (error) {
-      // QEMU before 10.0 has no such command; `cont` activates the disks there.
-      if (!(error instanceof QmpError) || error.errorClass !== 'CommandNotFound') throw error;
-    }
-  }
-
-  async #explained<T>(doing: string, work: Promise<T>): Promise<T> {
-    try {
-      return await work;
-    } catch (error) {
-      throw await this.#faults.explain(error, doing);
-    }
-  }
-
-  #close(): void {
-    this.#events[Symbol.dispose]();
-    this.#faults[Symbol.dispose]();
+    await this.loaded(options);
+    if (!this.#guest.alive) throw await this.#guest.ended('resuming the guest');
+    // A guest that stays paused gets its disks all the same: they are inactive until it runs.
+    const nodes = this.#parts.disks.map(({ diskId }) => imageNode(diskId));
+    await (paused
+      ? activateImages(process.qmp, nodes, options)
+      : this.#start.run(process, options));
   }
 }
 
-function wrongState(wanted: string, status: RunState): DomainError {
-  return new DomainError(
-    'INTERNAL',
-    `The guest is ${status} where it should have been ${wanted}.`,
-    {
-      side: 'destination',
-      facts: { runstate: status },
-    },
-  );
+function noFurther(why: string): DomainError {
+  return new DomainError('RAM_FAILED', `The RAM cannot be sent once more: ${why}.`, {
+    side: 'destination',
+  });
 }

@@ -6,11 +6,12 @@ import { fileSha256, kernelSha256 } from './digests.js';
 import { cpuArgument } from './fixed-cpu.js';
 import type { HostResources } from './host-resources.js';
 import type { ImageWish } from './images.js';
+import type { LaunchDisk, LaunchSpec } from './launch-spec.js';
 import { pciDevices } from './pci-slots.js';
 import { roomFor } from './pools.js';
 import type { Refusals } from './refusals.js';
 import { checkRequirements } from './requirements.js';
-import type { IncomingRequest, LaunchDisk, LaunchSpec, WaitOptions } from './types.js';
+import type { IncomingRequest, WaitOptions } from './types.js';
 
 /** An incoming domain that this host can take. */
 export interface IncomingPlan {
@@ -31,7 +32,7 @@ export async function planIncoming(
   refusals: Refusals,
   options: WaitOptions,
 ): Promise<IncomingPlan> {
-  const { launchSpec, generation } = request;
+  const { launchSpec, migrationId, epoch, generation } = request;
   const { host } = resources.settings;
   const what = `${host} cannot take the domain ${String(launchSpec.spec.name)}`;
   const spec = await checkData(launchSpec, refusals);
@@ -70,10 +71,11 @@ export async function planIncoming(
       pciSlots,
       kernelSha256: launchSpec.kernelSha256,
       ownerHost: host,
+      epoch,
       generation,
+      arrivedBy: migrationId,
       process: undefined,
       taps: [],
-      handover: undefined,
     },
     wishes,
   };

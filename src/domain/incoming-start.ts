@@ -1,29 +1,14 @@
-import type { QemuProcess } from '../process/qemu-process.js';
 import { UndoStack } from '../util/undo-stack.js';
-import type { Definition } from './definitions.js';
-import { DomainError } from './errors.js';
-import { QemuFaults } from './faults.js';
 import type { MemoryReservation } from './host-resources.js';
-import type { RunningQemu } from './hosted-domain.js';
-import { type ImageWish, makeImages, poolsOf, reserveRoom } from './images.js';
+import { makeImages, poolsOf, reserveRoom } from './images.js';
+import { assertWaiting, startFurther } from './incoming-again.js';
 import { QemuIncomingDomain } from './incoming-domain.js';
+import { type IncomingBooks, IncomingHold } from './incoming-hold.js';
 import { planIncoming } from './incoming-plan.js';
 import { type DomainTools, launchQemu, nameTaps, runFolder } from './launch.js';
 import type { Reservation } from './pools.js';
 import type { Refusals } from './refusals.js';
 import type { IncomingDomain, IncomingRequest, WaitOptions } from './types.js';
-
-/** What becomes of an incoming domain, for the host that keeps the books. */
-export interface IncomingBooks {
-  /** What the host knew of the domain before: that it had moved away, or nothing. */
-  readonly earlier: Definition | undefined;
-  /** Its QEMU waits for it. */
-  started(pid: number): void;
-  /** It has come to stay. */
-  arrived(definition: Definition, running: RunningQemu): void;
-  /** It has not come, and nothing of it is left. */
-  gone(): void;
-}
 
 /**
  * Checks, reserves and makes everything for an incoming domain and starts its QEMU. Whatever fails,
@@ -58,116 +43,61 @@ export async function startIncoming(
   const record = {
     migrationId: request.migrationId,
     attempt: request.attempt,
+    epoch: request.epoch,
     generation: request.generation,
+    sourceHost: request.sourceHost,
     definition,
     pools: poolsOf(wishes).map((pool) => pool.name),
+    roomBytes: Object.fromEntries(wishes.map(({ image, roomBytes }) => [image.diskId, roomBytes])),
+    again: undefined,
   };
   undo.defer('forget the incoming domain', () => definitions.removeIncoming(uuid));
   await definitions.writeIncoming(uuid, record);
   await makeImages(uuid, wishes, undo, options);
-  const process = await launchQemu(definition, taps, 'incoming', tools, undo, options);
-  books.started(process.record.process.pid);
+  const directory = runFolder(uuid, resources);
+  const launch = { definition, taps, mode: 'incoming', directory } as const;
+  const process = await launchQemu(launch, tools, undo, options);
+  books.started(process.record.process.pid, process);
   await assertWaiting(process, options);
   const started = { ...definition, process: process.record };
-  await definitions.writeIncoming(uuid, { ...record, definition: started });
-  // Both are there, or the refusals would have been thrown.
-  const running = { process, memory: memory as MemoryReservation };
-  running.memory.startedAs(process.record.process.pid);
-  const held = { running, room: room as Reservation, undo: undo.move() };
-  const incoming = new Incoming(started, wishes, held, books, tools);
+  const waiting = { ...record, definition: started };
+  await definitions.writeIncoming(uuid, waiting);
+  memory?.startedAs(process.record.process.pid);
+  const rest = undo.move();
+  const hold = new IncomingHold(
+    {
+      definition: started,
+      wishes,
+      // Both are there, or the refusals would have been thrown.
+      memory: memory as MemoryReservation,
+      room: room as Reservation,
+      discard: () => rest[Symbol.asyncDispose](),
+      keep: () => rest.release(),
+    },
+    books,
+  );
   return new QemuIncomingDomain({
     process,
-    request,
-    directory: runFolder(uuid, resources),
+    attempt: request.attempt,
+    pskIdentity: pskIdentity(request),
+    disks: request.launchSpec.disks,
+    directory,
     data: resources.settings.data,
-    own: () => incoming.own(),
-    allocated: () => incoming.allocated(),
-    disown: () => incoming.disown(),
-    discard: () => incoming.discard(),
-    keep: () => incoming.keep(),
+    allocated: () => hold.allocated(),
+    startAgain: async (attempt, limits) => {
+      const further = await startFurther(waiting, attempt, rest, tools, limits);
+      books.started(further.process.record.process.pid, further.process);
+      hold.replace(further.memory);
+      return further;
+    },
+    discard: () => hold.discard(),
+    arrive: (qemu) => hold.arrive(qemu),
     report: (step, error) =>
       log.warn({ err: error, step, migration_id: request.migrationId }, 'could not undo a step'),
   });
 }
 
-/** Nothing is sent to a QEMU that is not this domain's, or that would run its guest by itself. */
-async function assertWaiting(process: QemuProcess, options: WaitOptions): Promise<void> {
-  using faults = new QemuFaults(process, 'destination');
-  try {
-    const [{ UUID: uuid }, { status }] = await Promise.all([
-      process.qmp.execute('query-uuid', {}, options),
-      process.qmp.execute('query-status', {}, options),
-    ]);
-    if (uuid === process.record.uuid && status === 'inmigrate') return;
-    throw new DomainError('INTERNAL', `The new QEMU of ${uuid} is ${status}, and does not wait.`, {
-      side: 'destination',
-    });
-  } catch (error) {
-    throw await faults.explain(error, 'starting the twin');
-  }
-}
-
-/** What this host holds for a domain on its way in, until it has come or not. */
-class Incoming {
-  readonly #definition: Definition;
-  readonly #wishes: readonly ImageWish[];
-  readonly #running: RunningQemu;
-  readonly #room: Reservation;
-  readonly #undo: UndoStack;
-  readonly #books: IncomingBooks;
-  readonly #tools: DomainTools;
-  #owned = false;
-
-  constructor(
-    definition: Definition,
-    wishes: readonly ImageWish[],
-    held: { readonly running: RunningQemu; readonly room: Reservation; readonly undo: UndoStack },
-    books: IncomingBooks,
-    tools: DomainTools,
-  ) {
-    this.#definition = definition;
-    this.#wishes = wishes;
-    this.#running = held.running;
-    this.#room = held.room;
-    this.#undo = held.undo;
-    this.#books = books;
-    this.#tools = tools;
-  }
-
-  async own(): Promise<void> {
-    // A write that fails may have reached the disk all the same.
-    this.#owned = true;
-    await this.#tools.definitions.write(this.#definition);
-  }
-
-  async allocated(): Promise<Readonly<Record<string, number>>> {
-    const sizes = this.#wishes.map(async ({ pool, image }) => {
-      const location = pool.locate(image.uuid, image.diskId, image.format);
-      return [image.diskId, await pool.allocatedBytes(location)] as const;
-    });
-    return Object.fromEntries(await Promise.all(sizes));
-  }
-
-  async discard(): Promise<void> {
-    await this.disown();
-    await this.#undo[Symbol.asyncDispose]();
-  }
-
-  keep(): void {
-    this.#undo.release();
-    this.#room.release();
-    this.#books.arrived(this.#definition, this.#running);
-  }
-
-  // The guest never ran here. That is written when it no longer can, and before its images go: a
-  // crash in between must not leave a domain that this host believes to own.
-  async disown(): Promise<void> {
-    if (!this.#owned) return;
-    await this.#running.process.kill();
-    const { definitions } = this.#tools;
-    const { earlier } = this.#books;
-    if (earlier) await definitions.write(earlier);
-    else await definitions.remove(this.#definition.spec.uuid);
-    this.#owned = false;
-  }
+/** The name of the key of an incoming QEMU's NBD server. */
+export function pskIdentity(of: Pick<IncomingRequest, 'migrationId' | 'attempt'>): string {
+  return `${of.migrationId}.${of.attempt}`;
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ProcessError } from '../process/errors.js';
 import { withProbe } from '../process/probe.js';
@@ -9,6 +9,7 @@ import type { DomainSpec } from '../spec/domain-spec.js';
 import type { Side } from '../util/reasoned-error.js';
 import type { UndoStack } from '../util/undo-stack.js';
 import type { Definition, Definitions } from './definitions.js';
+import type { Doubts } from './doubts.js';
 import { DomainError } from './errors.js';
 import { cpuArgument } from './fixed-cpu.js';
 import type { HostResources } from './host-resources.js';
@@ -20,19 +21,50 @@ import type { WaitOptions } from './types.js';
 export interface DomainTools {
   readonly resources: HostResources;
   readonly definitions: Definitions;
+  readonly doubts: Doubts;
 }
 
-/** The private folder of a domain's QEMU while it runs. */
-export function runFolder(uuid: string, { settings }: HostResources): string {
-  return join(settings.directories.run, uuid);
+/**
+ * The private folder of a domain's QEMU while it runs. Each further QEMU of one migration has one
+ * of its own.
+ */
+export function runFolder(uuid: string, { settings }: HostResources, attempt = 1): string {
+  return join(settings.directories.run, attempt === 1 ? uuid : `${uuid}.${attempt}`);
 }
 
-/** Where the serial console is: a file that outlives QEMU, or a socket beside its monitors. */
-export function serialPath(spec: DomainSpec, { resources, definitions }: DomainTools): string {
+/** Removes the folders of all QEMUs of a domain. */
+export async function removeRunFolders(uuid: string, { settings }: HostResources): Promise<void> {
+  const { run } = settings.directories;
+  const names = await readdir(run).catch(() => []);
+  for (const name of names) {
+    if (name !== uuid && !name.startsWith(`${uuid}.`)) continue;
+    await rm(join(run, name), { recursive: true, force: true });
+  }
+}
+
+/**
+ * Where the serial console is: a file that outlives QEMU, or a socket beside the monitors of the
+ * one in `directory`.
+ */
+export function serialPath(
+  spec: DomainSpec,
+  { definitions }: DomainTools,
+  directory: string,
+): string {
   if (!spec.serial) return '';
   return spec.serial.type === 'file'
     ? join(definitions.folder(spec.uuid), 'serial.log')
-    : join(runFolder(spec.uuid, resources), 'serial.sock');
+    : join(directory, 'serial.sock');
+}
+
+/** A QEMU to start. */
+export interface QemuLaunch {
+  readonly definition: Definition;
+  /** Names of taps by network interface id. */
+  readonly taps: Readonly<Record<string, string>>;
+  readonly mode: LaunchMode;
+  /** Its private folder; what is there goes. */
+  readonly directory: string;
 }
 
 /**
@@ -50,9 +82,7 @@ export function nameTaps(spec: DomainSpec): Readonly<Record<string, string>> {
  * @throws DomainError `QEMU_START_FAILED`, `CPU_FEATURE_MISSING`, `BRIDGE_MISSING`, ...
  */
 export async function launchQemu(
-  definition: Definition,
-  taps: Readonly<Record<string, string>>,
-  mode: LaunchMode,
+  { definition, taps, mode, directory }: QemuLaunch,
   tools: DomainTools,
   undo: UndoStack,
   options: WaitOptions,
@@ -60,8 +90,7 @@ export async function launchQemu(
   const { spec } = definition;
   const { resources } = tools;
   const { binary, launcher, transcript } = resources.settings;
-  const directory = runFolder(spec.uuid, resources);
-  const places = await findPlaces(definition, taps, tools, options);
+  const places = await findPlaces(definition, taps, directory, tools, options);
   const argv = launchArguments(definition, places, mode);
   await makeTaps(spec, taps, resources, undo, options);
   // The log of an earlier QEMU would be taken for this one's.
@@ -86,6 +115,7 @@ export async function launchQemu(
 async function findPlaces(
   { spec }: Definition,
   taps: Readonly<Record<string, string>>,
+  directory: string,
   tools: DomainTools,
   options: WaitOptions,
 ): Promise<LaunchPlaces> {
@@ -97,7 +127,7 @@ async function findPlaces(
   return {
     images,
     kernel: spec.kernel === '' ? undefined : resources.kernel(spec.kernel),
-    serialPath: serialPath(spec, tools),
+    serialPath: serialPath(spec, tools, directory),
     taps,
   };
 }

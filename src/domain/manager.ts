@@ -1,5 +1,5 @@
 import type { DomainSpec } from '../spec/domain-spec.js';
-import type { MigratableDomains, WaitOptions } from './types.js';
+import type { Doubt, MigratableDomains, WaitOptions } from './types.js';
 
 /** What a domain is doing on this host. */
 export type DomainState = 'STOPPED' | 'RUNNING' | 'PAUSED' | 'INCOMING' | 'MOVED' | 'IN_DOUBT';
@@ -9,6 +9,7 @@ export interface DomainInfo {
   readonly spec: DomainSpec;
   readonly state: DomainState;
   readonly ownerHost: string;
+  readonly epoch: number;
   readonly generation: number;
   /** 0 when there is no QEMU. */
   readonly qemuPid: number;
@@ -18,6 +19,10 @@ export interface DomainInfo {
   readonly migrationId: string;
   /** Storage that a tombstone takes here. */
   readonly tombstoneBytes: number;
+  /**
+   * Why nobody may start, stop, delete or move it here; undefined when nothing speaks against it.
+   */
+  readonly doubt: Doubt | undefined;
 }
 
 /** What callers may ask of a host's domains. References are names or UUIDs. */

@@ -1,3 +1,4 @@
+import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpClosedError, QmpError, QmpTimeoutError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
@@ -5,6 +6,7 @@ import type { JobStatus } from '../qmp/types.gen.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import type { Mirror } from './mirror.js';
 import { PSK_OBJECT } from './names.js';
+import { untilAnswered } from './until-answered.js';
 import { yankStalled } from './yank.js';
 
 const STEP = { limitMs: STEP_LIMIT_MS };
@@ -12,27 +14,54 @@ const STEP = { limitMs: STEP_LIMIT_MS };
 /** A job ends within this time in milliseconds, or its connection stalls. */
 const END = { limitMs: 2_000 };
 
+/** Nobody waits longer than this for what the next migration would remove anyway. */
+const REMOVAL_LIMIT_MS = 60_000;
+
 const READY: readonly JobStatus[] = ['ready', 'standby'];
 /** All others are on their way to the end, or there already. */
 const CANCELLABLE: readonly JobStatus[] = ['created', 'running', 'paused', ...READY];
 
+/** What to remove. */
+export type Leftover = Pick<Mirror, 'job' | 'target'>;
+
 /**
  * Removes the jobs, target nodes and key of mirrors, as far as QEMU has them, whatever state they
- * are in. A step that stalls gets its connection cut. Never throws: a QEMU that is gone has nothing
- * left, all else is reported.
+ * are in. A step that stalls gets its connection cut, and a QEMU that does not answer at all is
+ * asked again for a minute. Never throws: a QEMU that is gone has nothing left, all else is
+ * reported.
  */
 export async function removeMirrors(
-  qmp: QmpClient,
-  mirrors: readonly Pick<Mirror, 'job' | 'target'>[],
+  process: QemuProcess,
+  mirrors: readonly Leftover[],
   report: ReportProblem,
 ): Promise<void> {
+  const limit = { limitMs: REMOVAL_LIMIT_MS };
+  const remove = (qmp: QmpClient, problems: ReportProblem) => tryToRemove(qmp, mirrors, problems);
+  await untilAnswered(process, report, remove, limit);
+}
+
+/**
+ * The same, once; answers false where QEMU did not answer. `keepKey`: another mirror needs the key.
+ *
+ * @throws QmpClosedError
+ */
+export async function tryToRemove(
+  qmp: QmpClient,
+  mirrors: readonly Leftover[],
+  report: ReportProblem,
+  { keepKey = false } = {},
+): Promise<boolean> {
   using changes = qmp.listen('JOB_STATUS_CHANGE');
   const nodes = mirrors.map(({ target }) => target);
+  let answered = true;
   const attempt = async <T>(step: string, work: () => Promise<T>): Promise<T | undefined> => {
+    if (!answered) return undefined;
     try {
       return await retriedAfterYank(qmp, nodes, work);
     } catch (error) {
-      if (!(error instanceof QmpClosedError)) report(step, error);
+      if (error instanceof QmpClosedError) throw error;
+      if (error instanceof QmpTimeoutError) answered = false;
+      report(step, error);
       return undefined;
     }
   };
@@ -54,12 +83,14 @@ export async function removeMirrors(
     if (node === undefined || !nodes.includes(node)) continue;
     await attempt(`remove ${node}`, () => qmp.execute('blockdev-del', { 'node-name': node }, STEP));
   }
+  if (keepKey) return answered;
   const objects = await attempt('list the objects', () =>
     qmp.execute('qom-list', { path: '/objects' }, STEP),
   );
   if (objects?.some(({ name }) => name === PSK_OBJECT)) {
     await attempt('remove the key', () => qmp.execute('object-del', { id: PSK_OBJECT }, STEP));
   }
+  return answered;
 }
 
 /**

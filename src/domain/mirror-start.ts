@@ -6,9 +6,10 @@ import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { DomainError } from './errors.js';
 import { STEP_LIMIT_MS } from './faults.js';
+import type { DiskServerAddress } from './launch-spec.js';
 import type { Mirror } from './mirror.js';
 import { PSK_OBJECT } from './names.js';
-import type { DiskServerAddress, WaitOptions } from './types.js';
+import type { WaitOptions } from './types.js';
 
 /** What is needed to start mirror jobs. */
 export interface MirrorStart {
@@ -19,6 +20,8 @@ export interface MirrorStart {
   readonly mirrors: readonly Mirror[];
   /** Bytes per second for each; 0 is unlimited. */
   readonly speed: number;
+  /** True where QEMU has the key already. */
+  readonly keyed: boolean;
 }
 
 /**
@@ -29,7 +32,7 @@ export interface MirrorStart {
 export async function startMirrors(start: MirrorStart, options: WaitOptions): Promise<void> {
   await assertReachable(start.server, options);
   const { qmp } = start.process;
-  await addKey(qmp, start, options);
+  if (!start.keyed) await addKey(qmp, start, options);
   const started = start.mirrors.map((mirror) => startOne(qmp, mirror, start, options));
   // When one fails, the others must have come to rest before everything is removed again.
   await Promise.allSettled(started);

@@ -1,8 +1,9 @@
 import type { QmpEvent } from '../qmp/event-listener.js';
 import { type Deferred, deferred } from '../util/deferred.js';
 import { DomainError } from './errors.js';
+import type { DiskExport, DiskServerAddress, LaunchDisk } from './launch-spec.js';
 import { imageNode, mirrorJob, targetNode } from './names.js';
-import type { DiskExport, DiskServerAddress, LaunchDisk, MirrorProgress } from './types.js';
+import type { MirrorProgress } from './types.js';
 
 /** The events that tell how a mirror job goes. */
 export const MIRROR_EVENTS = [

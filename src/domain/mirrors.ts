@@ -7,18 +7,14 @@ import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { DomainError } from './errors.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import type { DiskServerAddress, LaunchDisk } from './launch-spec.js';
 import { MIRROR_EVENTS, type Mirror, planMirrors } from './mirror.js';
-import { removeMirrors } from './mirror-removal.js';
+import { removeMirrors, tryToRemove } from './mirror-removal.js';
 import { startMirrors } from './mirror-start.js';
 import { PSK_OBJECT } from './names.js';
-import type {
-  DiskServerAddress,
-  LaunchDisk,
-  MigrationLimits,
-  MirrorProgress,
-  Mirrors,
-  WaitOptions,
-} from './types.js';
+import { isGoing } from './outgoing-state.js';
+import type { MigrationLimits, MirrorProgress, Mirrors, WaitOptions } from './types.js';
+import { breakingStall, yankStalled } from './yank.js';
 
 /** What the mirrors of a migration need. */
 export interface MirrorsParts {
@@ -109,7 +105,8 @@ export class QemuMirrors implements Mirrors {
     });
     using limit = withTimeout(options.signal, STEP_LIMIT_MS, stalled);
     const all = Promise.all([...asked, this.settled]);
-    await this.#wait('settling the mirrors', all, { signal: limit.signal });
+    const settled = this.#wait('settling the mirrors', all, { signal: limit.signal });
+    await this.#breakingStall(settled);
   }
 
   async detach(): Promise<void> {
@@ -119,11 +116,12 @@ export class QemuMirrors implements Mirrors {
     try {
       // All at once, because the guest is paused: QEMU takes them in this order, and a node is free
       // when its job is gone.
-      await Promise.all([
+      const removed = Promise.all([
         ...jobs.map((id) => this.#qmp.execute('job-dismiss', { id }, STEP)),
         ...nodes.map((node) => this.#qmp.execute('blockdev-del', { 'node-name': node }, STEP)),
         ...(nodes.length > 0 ? [this.#qmp.execute('object-del', { id: PSK_OBJECT }, STEP)] : []),
       ]);
+      await this.#breakingStall(removed);
       this.#detached = true;
     } catch (error) {
       throw await this.#faults.explain(error, 'removing the mirrors');
@@ -142,13 +140,18 @@ export class QemuMirrors implements Mirrors {
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#detached && this.#mirrors.length > 0) {
       const { process, report } = this.#parts;
-      const qmp = await process.reconnected().catch(() => this.#qmp);
-      await removeMirrors(qmp, this.#mirrors, report);
+      await removeMirrors(process, this.#mirrors, report);
       this.#detached = true;
     }
     this.#lifetime.abort(new Error('The mirrors are gone.'));
     this.#listener[Symbol.dispose]();
     this.#faults[Symbol.dispose]();
+  }
+
+  #breakingStall<T>(step: Promise<T>): Promise<T> {
+    const nodes = this.#mirrors.map(({ target }) => target);
+    const cut = () => yankStalled(this.#qmp, { nodes, migration: false });
+    return breakingStall(step, cut, this.#parts.report);
   }
 
   async #listen(): Promise<void> {
@@ -194,23 +197,32 @@ export class QemuMirrors implements Mirrors {
       const node = nodes.find((found) => found['node-name'] === mirror.target);
       // The export's name is new for every disk server: a job that writes to it is this migration's
       // own.
-      const ours = node?.file.endsWith(mirror.exportName) && job?.status !== 'concluded';
-      if (!job || !ours) return true;
+      if (!node?.file.endsWith(mirror.exportName) || !isGoing(job)) return true;
       mirror.observe(job.len, job.offset, job.ready);
       return false;
     };
     const stale = this.#mirrors.filter(isMissing);
+    const speed = speedOfEach(this.#parts.limits, this.#mirrors.length);
+    const found = jobs.filter(({ device }) =>
+      this.#mirrors.some((mirror) => mirror.job === device && !stale.includes(mirror)),
+    );
+    const slower = found.filter((job) => job.speed !== speed);
+    await Promise.all(
+      slower.map(({ device }) =>
+        this.#qmp.execute('block-job-set-speed', { device, speed }, { ...STEP, ...options }),
+      ),
+    );
     if (stale.length === 0) return;
     // Leftovers of an agent that died have the names that are needed now. Their last events must
-    // not count.
-    await removeMirrors(this.#qmp, stale, this.#parts.report);
+    // not count. The key that a running mirror uses is the right one.
+    const keyed = found.length > 0;
+    await tryToRemove(this.#qmp, stale, this.#parts.report, { keepKey: keyed });
     const fresh = planMirrors(this.#parts.disks, this.#parts.server);
     const missing = fresh.filter(({ job }) => stale.some((mirror) => mirror.job === job));
     this.#mirrors = this.#mirrors.map(
       (mirror) => missing.find(({ job }) => job === mirror.job) ?? mirror,
     );
-    const speed = speedOfEach(this.#parts.limits, this.#mirrors.length);
-    await startMirrors({ ...this.#parts, mirrors: missing, speed }, options);
+    await startMirrors({ ...this.#parts, mirrors: missing, speed, keyed }, options);
   }
 
   async #change(change: (mirror: Mirror) => Promise<unknown>, options: WaitOptions): Promise<void> {

@@ -1,15 +1,18 @@
 import type { Definition } from './definitions.js';
+import { doubtError } from './doubts.js';
 import { DomainError } from './errors.js';
 import type { DomainTools } from './launch.js';
+import type { Doubt } from './types.js';
 
 /** The part of a definition that changes while the domain lives here. */
 export type Change = Partial<Omit<Definition, 'spec' | 'cpu' | 'pciSlots'>>;
 
-/** Records after which the source alone no longer decides who runs the guest. */
-const GIVEN_UP = new Set(['COMMITTED', 'DONE']);
-
-/** Records that end a migration with the guest still here. */
-const KEPT = new Set(['ABORTED', 'RECLAIMED']);
+/** What an assertion says, and lets pass. */
+export interface AssertOptions {
+  readonly hint?: string;
+  /** An old copy, of which a person has said that it must not run, may be ended and removed. */
+  readonly oldCopy?: boolean;
+}
 
 /**
  * Who may do what with one domain now: its definition, the migration that claims it, the work under
@@ -42,32 +45,36 @@ export class Ownership {
     return this.#definition.ownerHost === this.#tools.resources.settings.host;
   }
 
-  /** True where the source has given the guest up and does not know yet who has it. */
+  /** True where something speaks against every use of a domain that may be this host's. */
   get inDoubt(): boolean {
-    return this.ownedHere && GIVEN_UP.has(this.#definition.handover?.record ?? '');
+    return this.doubt !== undefined;
   }
 
-  /** @throws DomainError `DOMAIN_MOVED`, with `owner_host`; `OWNERSHIP_UNKNOWN`; `QEMU_ERROR` */
-  assertMayRun(options: { readonly hint?: string } = {}): void {
-    const { spec, ownerHost, handover } = this.#definition;
+  /** What speaks against it. */
+  get doubt(): Doubt | undefined {
+    const { spec } = this.#definition;
+    return this.ownedHere ? this.#tools.doubts.of(spec.uuid, this.#definition) : undefined;
+  }
+
+  /** @throws DomainError `DOMAIN_MOVED`, with `owner_host`; the reason of a doubt */
+  assertCertain({ oldCopy = false, ...options }: AssertOptions = {}): void {
+    const { spec, ownerHost } = this.#definition;
     if (!this.ownedHere) {
       throw new DomainError('DOMAIN_MOVED', `The domain ${spec.name} lives on ${ownerHost}.`, {
         facts: { owner_host: ownerHost },
         ...options,
       });
     }
-    if (this.inDoubt && handover) {
-      throw new DomainError(
-        'OWNERSHIP_UNKNOWN',
-        `${spec.name} was given up to ${handover.peer}, which has not said yet whether it took it.`,
-        { facts: { migration_id: handover.migrationId, destination_host: handover.peer } },
-      );
-    }
-    if (this.silence !== undefined) {
-      throw new DomainError('QEMU_ERROR', `${spec.name}: ${this.silence}`, {
-        hint: 'Read its log; restart the agent to try again, or stop the domain with --force.',
-      });
-    }
+    this.#assertNoDoubt({ oldCopy });
+  }
+
+  /** @throws DomainError as `assertCertain`; `QEMU_ERROR` for a QEMU that does not answer */
+  assertMayRun(options: AssertOptions = {}): void {
+    this.assertCertain(options);
+    if (this.silence === undefined) return;
+    throw new DomainError('QEMU_ERROR', `${this.#definition.spec.name}: ${this.silence}`, {
+      hint: 'Read its log; restart the agent to try again, or stop the domain with --force.',
+    });
   }
 
   /** @throws DomainError `ALREADY_MIGRATING`, `DOMAIN_BUSY` */
@@ -90,13 +97,14 @@ export class Ownership {
   /**
    * Runs work that nothing else may overlap, except the kind that it overtakes.
    *
-   * @throws DomainError `DOMAIN_BUSY`
+   * @throws DomainError `DOMAIN_BUSY`; the reason of a doubt
    */
   async alone<T>(
     kind: string,
     work: () => Promise<T>,
-    options: { readonly overtakes?: string | undefined } = {},
+    options: { readonly overtakes?: string | undefined; readonly oldCopy?: boolean } = {},
   ): Promise<T> {
+    this.#assertNoDoubt(options);
     if (this.#claim !== undefined) {
       throw new DomainError('DOMAIN_BUSY', `${this.#definition.spec.name} is being migrated.`, {
         facts: { migration_id: this.#claim },
@@ -124,15 +132,15 @@ export class Ownership {
     return written;
   }
 
-  /** See MigratableDomains. */
-  async recordHandover(record: string, migrationId: string, peer: string): Promise<void> {
-    await this.update({ handover: KEPT.has(record) ? undefined : { migrationId, record, peer } });
-  }
-
   /** Writes that the domain lives on another host from now on. */
   async moveTo(ownerHost: string): Promise<void> {
     const generation = this.#definition.generation + 1;
-    await this.update({ ownerHost, generation, process: undefined, taps: [], handover: undefined });
+    await this.update({ ownerHost, generation, process: undefined, taps: [] });
+  }
+
+  #assertNoDoubt({ oldCopy = false }: Pick<AssertOptions, 'oldCopy'>): void {
+    if (!this.doubt || (oldCopy && this.doubt.reason === 'OWNERSHIP_LOST')) return;
+    throw doubtError(this.doubt);
   }
 
   #assertIdle(except?: string): void {

@@ -48,6 +48,8 @@ export interface Pool {
    * @throws DomainError `DISK_NO_SPACE` with `required_bytes` and `available_bytes`
    */
   reserve(uuid: string, sizeBytes: number): Promise<Reservation>;
+  /** The same for images that are there already, which nothing can refuse. */
+  note(uuid: string, sizeBytes: number): Reservation;
   /**
    * Finds an image of the catalogue by its plain name.
    *

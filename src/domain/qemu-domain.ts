@@ -2,14 +2,12 @@ import type { QemuProcess } from '../process/qemu-process.js';
 import type { Definition } from './definitions.js';
 import { discoverLaunchSpec } from './discovery.js';
 import { QemuFaults, type ReportProblem } from './faults.js';
+import type { DiskServerAddress, LaunchDisk, LaunchSpec } from './launch-spec.js';
 import { QemuMirrors } from './mirrors.js';
-import { targetNode } from './names.js';
+import { mirroredDisks } from './outgoing-state.js';
 import { QemuRamSend } from './ram-send.js';
 import type {
-  DiskServerAddress,
   Domain,
-  LaunchDisk,
-  LaunchSpec,
   MigrationLimits,
   Mirrors,
   RamChannel,
@@ -47,6 +45,10 @@ export class QemuDomain implements Domain {
     return this.#parts.definition.spec.name;
   }
 
+  get epoch(): number {
+    return this.#parts.definition.epoch;
+  }
+
   get generation(): number {
     return this.#parts.definition.generation;
   }
@@ -72,9 +74,11 @@ export class QemuDomain implements Domain {
   }
 
   sendRam(channel: RamChannel, limits: MigrationLimits, options: WaitOptions): Promise<RamSend> {
-    const targets = this.#parts.definition.spec.disks.map(({ id }) => targetNode(id));
-    const mirrored = this.#mirrors?.settled ?? Promise.resolve();
-    const parts = { ...this.#common(), channel, limits, targets, mirrored };
+    const diskIds = mirroredDisks(this.#parts.definition.spec);
+    // Without mirrors nothing can settle, unless there is nothing to mirror.
+    const none = diskIds.length === 0 ? Promise.resolve() : new Promise<never>(() => undefined);
+    const mirrored = this.#mirrors?.settled ?? none;
+    const parts = { ...this.#common(), channel, limits, diskIds, mirrored };
     return QemuRamSend.start(parts, options);
   }
 

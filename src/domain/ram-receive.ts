@@ -1,9 +1,10 @@
-import { rm } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Relay, startRelay } from '../channel/relay.js';
 import type { ByteStream } from '../channel/types.js';
 import { connectUnix } from '../channel/unix-socket.js';
 import type { QmpClient } from '../qmp/client.js';
+import { deferred } from '../util/deferred.js';
 import { untilAborted } from '../util/linked-signal.js';
 import { DomainError } from './errors.js';
 import { STEP_LIMIT_MS } from './faults.js';
@@ -14,6 +15,7 @@ import type { RamReceive, WaitOptions } from './types.js';
 export class QemuRamReceive implements RamReceive {
   readonly #path: string;
   #relay: Relay | undefined;
+  readonly #over = deferred();
   #taken = false;
 
   private constructor(path: string) {
@@ -29,7 +31,7 @@ export class QemuRamReceive implements RamReceive {
     directory: string,
     options: WaitOptions,
   ): Promise<QemuRamReceive> {
-    const path = join(directory, 'ram-in.sock');
+    const path = ramSocket(directory);
     await rm(path, { force: true });
     await setUpIncomingStream(qmp, options);
     await qmp.execute(
@@ -42,6 +44,32 @@ export class QemuRamReceive implements RamReceive {
       { limitMs: STEP_LIMIT_MS, ...options },
     );
     return new QemuRamReceive(path);
+  }
+
+  /**
+   * Finds what an earlier life of the agent prepared; undefined where it had not begun. Once the
+   * bytes had begun to come there is no use in it: they came through that agent.
+   */
+  static async find(
+    qmp: QmpClient,
+    directory: string,
+    options: WaitOptions,
+  ): Promise<QemuRamReceive | undefined> {
+    const limit = { limitMs: STEP_LIMIT_MS, ...options };
+    const { status } = await qmp.execute('query-migrate', {}, limit);
+    if (status === undefined || status === 'none') return undefined;
+    const path = ramSocket(directory);
+    const found = new QemuRamReceive(path);
+    // The socket's path goes as soon as somebody has connected.
+    const waits = status === 'setup' && (await lstat(path).catch(() => undefined)) !== undefined;
+    found.#taken = !waits;
+    if (!waits) found.#over.resolve();
+    return found;
+  }
+
+  /** Resolves, never rejects, when a stream has come and both its directions have ended. */
+  get over(): Promise<void> {
+    return this.#over.promise;
   }
 
   /**
@@ -64,10 +92,12 @@ export class QemuRamReceive implements RamReceive {
       this.#relay = startRelay(await connectUnix(this.#path, options), stream);
       await rm(this.#path, { force: true });
       await untilAborted(this.#relay.done, options.signal);
+      this.#over.resolve();
     } catch (error) {
       const reason = error instanceof Error ? error : new Error(String(error));
       stream.reset(reason);
       this.#relay?.reset(reason);
+      this.#over.resolve();
       throw error;
     }
   }
@@ -76,4 +106,9 @@ export class QemuRamReceive implements RamReceive {
   reset(reason: Error): void {
     this.#relay?.reset(reason);
   }
+}
+
+/** Where an incoming QEMU takes its RAM; the path fits into 107 bytes. */
+function ramSocket(directory: string): string {
+  return join(directory, 'ram-in.sock');
 }

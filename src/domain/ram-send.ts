@@ -5,7 +5,8 @@ import type { ByteStream } from '../channel/types.js';
 import { OneConnection } from '../channel/unix-socket.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
-import type { EventListener, QmpEvent } from '../qmp/event-listener.js';
+import { QmpClosedError } from '../qmp/errors.js';
+import type { EventListener } from '../qmp/event-listener.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { ReasonedError } from '../util/reasoned-error.js';
@@ -13,7 +14,11 @@ import { DowntimeLadder } from './downtime-ladder.js';
 import { DomainError } from './errors.js';
 import { EventClock } from './event-clock.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import { activateImages } from './image-locks.js';
+import { imageNode, mirrorJob, targetNode } from './names.js';
+import { assertGoing, completeRam } from './ram-completion.js';
 import { isLive, MIGRATION_EVENTS, resumeSource } from './resume-source.js';
+import { readGuard } from './source-guard.js';
 import { setUpStream } from './stream-settings.js';
 import type {
   MigrationLimits,
@@ -21,8 +26,10 @@ import type {
   RamPause,
   RamProgress,
   RamSend,
+  SourceGuard,
   WaitOptions,
 } from './types.js';
+import { breakingStall, yankStalled } from './yank.js';
 
 /** What sending the RAM needs. */
 export interface RamSendParts {
@@ -31,13 +38,19 @@ export interface RamSendParts {
   readonly directory: string;
   readonly channel: RamChannel;
   readonly limits: MigrationLimits;
-  /** Rejects when a mirror fails: then there is no use in sending RAM. */
+  /**
+   * Resolves when every mirror has settled; rejects when one fails: then there is no use in sending
+   * RAM.
+   */
   readonly mirrored: Promise<unknown>;
-  /** Block nodes of the mirrors: their connections are cut too when QEMU does not move any more. */
-  readonly targets: readonly string[];
+  /** The disks that may be mirrored. */
+  readonly diskIds: readonly string[];
   /** Hears of undo steps that did not work. */
   readonly report: ReportProblem;
 }
+
+/** The images are locked so long after the end of the RAM where no guard was asked for before. */
+const LOCK_AFTER_MS = 100;
 
 /** When the stream breaks, QEMU gets this long to say so itself, because it knows more. */
 const QEMU_SAYS_MS = 1_000;
@@ -52,12 +65,15 @@ export class QemuRamSend implements RamSend {
   readonly #events: EventListener<(typeof MIGRATION_EVENTS)[number]>;
   readonly #clock = new EventClock();
   readonly #ladder: DowntimeLadder;
+  readonly #relayErrorNow = () => this.#relayError;
   /** Rejects when a mirror has failed, or when the relay has broken and QEMU did not notice. */
   readonly #broken = deferred<never>();
   #stream: ByteStream | undefined;
   #relay: Relay | undefined;
   #relayError: unknown;
   #guestPaused = false;
+  #settled = false;
+  #lock: NodeJS.Timeout | undefined;
   #begun = false;
   #released = false;
 
@@ -68,7 +84,12 @@ export class QemuRamSend implements RamSend {
     this.#events = this.#qmp.listen(...MIGRATION_EVENTS);
     this.#ladder = new DowntimeLadder(this.#qmp, parts.limits.downtimeLimitMs, parts.report);
     this.#broken.promise.catch(() => undefined);
-    parts.mirrored.catch((error: unknown) => this.#broken.reject(error));
+    parts.mirrored.then(
+      () => {
+        this.#settled = true;
+      },
+      (error: unknown) => this.#broken.reject(error),
+    );
   }
 
   /** Opens the channel and lets QEMU begin. When that fails, the guest runs here as before. */
@@ -105,12 +126,29 @@ export class QemuRamSend implements RamSend {
       });
     using limit = withTimeout(options.signal, limitMs, stalled);
     try {
-      await untilAborted(
-        Promise.race([this.#complete({ signal: limit.signal }), this.#broken.promise]),
-        limit.signal,
-      );
+      const completed = Promise.race([
+        completeRam(this.#qmp, this.#events, limit, this.#relayErrorNow),
+        this.#broken.promise,
+      ]);
+      await this.#breakingStall(untilAborted(completed, limit.signal));
     } catch (error) {
       throw await this.#explain(error, 'sending the last RAM');
+    }
+    this.#lock = setTimeout(() => this.#lockImages(), LOCK_AFTER_MS);
+  }
+
+  async guard(options: WaitOptions): Promise<SourceGuard> {
+    const memory = {
+      jobs: this.#parts.diskIds.map(mirrorJob),
+      settled: this.#settled,
+      resumed: () => this.#events.has(({ name }) => name === 'RESUME'),
+    };
+    try {
+      const guard = await this.#breakingStall(readGuard(this.#qmp, memory, options));
+      this.#lockImages();
+      return guard;
+    } catch (error) {
+      throw await this.#explain(error, 'making sure that the guest cannot run here');
     }
   }
 
@@ -139,16 +177,38 @@ export class QemuRamSend implements RamSend {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#begun && !this.#released) {
       this.#begun = false;
-      const { process, targets, report } = this.#parts;
-      const qmp = await process.reconnected().catch(() => this.#qmp);
-      await resumeSource(qmp, { guestPaused: this.#guestPaused, targets }, report);
+      const { process, diskIds, report } = this.#parts;
+      const targets = diskIds.map(targetNode);
+      await resumeSource(process, { guestPaused: this.#guestPaused, targets }, report);
     }
+    clearTimeout(this.#lock);
     const over = new Error('The RAM stream is over.');
     this.#relay?.reset(over);
     this.#stream?.reset(over);
     this.#ladder[Symbol.dispose]();
     this.#events[Symbol.dispose]();
     this.#faults[Symbol.dispose]();
+  }
+
+  /**
+   * QEMU lets go of its images when it has completed. They are this host's until the handover is
+   * over, so nobody else shall open them to write. Nobody waits for that, and the guard's questions
+   * do not stand in line behind it.
+   */
+  #lockImages(): void {
+    clearTimeout(this.#lock);
+    activateImages(this.#qmp, this.#parts.diskIds.map(imageNode)).catch((error) => {
+      if (!(error instanceof QmpClosedError)) this.#parts.report('lock the images', error);
+    });
+  }
+
+  async #breakingStall<T>(step: Promise<T>): Promise<T> {
+    const { diskIds, report } = this.#parts;
+    const cut = async () => {
+      this.#relay?.reset(new Error('QEMU stalled.'));
+      await yankStalled(this.#qmp, { nodes: diskIds.map(targetNode), migration: true });
+    };
+    return await breakingStall(step, cut, report);
   }
 
   async #start(options: WaitOptions): Promise<void> {
@@ -213,51 +273,8 @@ export class QemuRamSend implements RamSend {
               : stoppedAtUs,
           guestPaused: this.#guestPaused,
         };
-      } else await this.#assertGoing(event);
+      } else await assertGoing(this.#qmp, event, this.#relayErrorNow);
     }
-  }
-
-  async #complete(options: WaitOptions): Promise<void> {
-    await this.#qmp.execute(
-      'migrate-continue',
-      { state: 'pre-switchover' },
-      { ...STEP, ...options },
-    );
-    for (;;) {
-      const event = await this.#events.next(({ name }) => name === 'MIGRATION', options);
-      if (event.name !== 'MIGRATION') continue;
-      if (event.data.status === 'completed') break;
-      await this.#assertGoing(event);
-    }
-    // The event is a message, the state is the fence: a QEMU in postmigrate never runs the guest by
-    // itself.
-    for (;;) {
-      const [migration, { status }] = await Promise.all([
-        this.#qmp.execute('query-migrate', {}, { ...STEP, ...options }),
-        this.#qmp.execute('query-status', {}, { ...STEP, ...options }),
-      ]);
-      if (migration.status === 'completed' && status === 'postmigrate') return;
-      // Between the event and the state QEMU has a few instructions left to do, each query lets it
-      // do them.
-      if (migration.status === 'completed' && status === 'finish-migrate') continue;
-      throw new DomainError(
-        'INTERNAL',
-        `QEMU said that it had sent all, but its migration is ${migration.status} and its guest ${status}.`,
-        { side: 'source' },
-      );
-    }
-  }
-
-  async #assertGoing(event: QmpEvent<'MIGRATION'>): Promise<void> {
-    const { status } = event.data;
-    if (status !== 'failed' && status !== 'cancelled' && status !== 'completed') return;
-    const info = await this.#qmp.execute('query-migrate', {}, STEP);
-    const description = info['error-desc'] ?? `it ended as ${status}`;
-    throw new DomainError('RAM_FAILED', `Sending the RAM failed: ${description}`, {
-      side: 'source',
-      facts: { qemu_error: description, status },
-      ...(this.#relayError === undefined ? {} : { cause: this.#relayError }),
-    });
   }
 
   /**

@@ -1,58 +1,59 @@
-import { readFile, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { readStartTime } from '../process/proc.js';
 import { qemuPaths } from '../process/qemu-directory.js';
 import { QemuProcess, type QemuProcessRecord } from '../process/qemu-process.js';
-import type { Definition, StoredDomain } from './definitions.js';
+import type { Definition, IncomingRecord, StoredDomain } from './definitions.js';
+import type { HostSettings } from './host-settings.js';
 import { HostedDomain } from './hosted-domain.js';
-import { type DomainTools, runFolder } from './launch.js';
+import { type DomainTools, removeRunFolders, runFolder } from './launch.js';
 import type { WaitOptions } from './types.js';
 
 /** A healthy QEMU answers at once; the agent's start must not wait long for one that is not. */
 const ATTACH_LIMIT_MS = 5_000;
 
 /**
- * Finds again what an earlier life of the agent left: domains that run go on under this one, those
- * whose QEMU has ended are stopped, and what was on its way in without having arrived is removed.
- * Undefined where nothing is left.
+ * Finds again what an earlier life of the agent left of a domain: one that runs goes on under this
+ * one, one whose QEMU has ended is stopped.
  */
 export async function reattach(
-  stored: StoredDomain,
+  definition: Definition,
   tools: DomainTools,
   options: WaitOptions,
-): Promise<HostedDomain | undefined> {
-  let { definition } = stored;
-  if (stored.incoming) {
-    const { host } = tools.resources.settings;
-    const arrived =
-      definition?.ownerHost === host && definition.generation === stored.incoming.generation;
-    if (!arrived) await discardIncoming(stored, tools, options);
-    await tools.definitions.removeIncoming(stored.uuid);
-  }
-  if (!definition) return undefined;
+): Promise<HostedDomain> {
   const domain = new HostedDomain(definition, tools);
   if (domain.ownership.ownedHere) await findQemu(domain, definition, tools, options);
-  definition = domain.definition;
-  if (domain.ownership.inDoubt && definition.handover?.record === 'DONE') {
-    // The destination has the guest; only the last step here was missing.
-    await domain.retire(definition.handover.peer);
-  }
   return domain;
 }
 
-async function discardIncoming(
-  { uuid, incoming }: StoredDomain,
+/** True where a domain that was on its way in is this host's already. */
+export function hasArrived(
+  { definition, incoming }: StoredDomain,
+  { resources }: DomainTools,
+): boolean {
+  const ownedHere = definition?.ownerHost === resources.settings.host;
+  return ownedHere && definition.arrivedBy === incoming?.migrationId;
+}
+
+/** Ends and removes everything that a record of a domain on its way in names. */
+export async function discardIncoming(
+  uuid: string,
+  incoming: IncomingRecord,
   tools: DomainTools,
   options: WaitOptions,
 ): Promise<void> {
-  if (!incoming) return;
   const { resources } = tools;
   const { log, system } = resources.settings;
-  await endQemu(uuid, incoming.definition, tools, options);
+  await endQemu(uuid, incoming.definition.process, runFolder(uuid, resources), tools, options);
+  if (incoming.again) {
+    const { attempt, process } = incoming.again;
+    await endQemu(uuid, process, runFolder(uuid, resources, attempt), tools, options);
+  }
   for (const tap of incoming.definition.taps) await system.deleteTap(tap);
   for (const pool of resources.pools) {
     if (incoming.pools.includes(pool.name)) await pool.removeDomain(uuid);
   }
-  await rm(runFolder(uuid, resources), { recursive: true, force: true });
+  await removeRunFolders(uuid, resources);
+  await tools.definitions.removeIncoming(uuid);
   log.warn({ uuid, migration_id: incoming.migrationId }, 'removed a domain that did not arrive');
 }
 
@@ -64,12 +65,12 @@ async function findQemu(
 ): Promise<void> {
   const { resources } = tools;
   const { log, system } = resources.settings;
-  if (definition.process) {
-    const found = await attachTo(definition.process, domain, tools, options);
-    if (found) return;
-  } else {
+  if (definition.process && (await attachTo(definition.process, domain, tools, options))) return;
+  // What is found may be another agent's: nothing of it is ended, removed or written.
+  if (tools.doubts.quarantine) return;
+  if (!definition.process) {
     // A start that the agent's end cut short: its guest has not run yet.
-    await endQemu(domain.uuid, definition, tools, options);
+    await endQemu(domain.uuid, undefined, runFolder(domain.uuid, resources), tools, options);
   }
   if (!definition.process && definition.taps.length === 0) return;
   for (const tap of definition.taps) await system.deleteTap(tap);
@@ -77,18 +78,16 @@ async function findQemu(
   log.info({ domain: domain.name }, 'a domain has ended meanwhile');
 }
 
-/** False where that very process is gone. */
-async function attachTo(
+/** Attaches to the QEMU of a domain, and says whether it answers; false where it has gone. */
+export async function attachTo(
   record: QemuProcessRecord,
   domain: HostedDomain,
   { resources }: DomainTools,
   options: WaitOptions,
 ): Promise<boolean> {
-  const { launcher, log, transcript } = resources.settings;
-  const limits = { ...options, limitMs: ATTACH_LIMIT_MS };
+  const { launcher, log } = resources.settings;
   try {
-    const traced = transcript ? { ...limits, transcript: transcript(domain.uuid) } : limits;
-    const process = await QemuProcess.attach(launcher, record, traced);
+    const process = await attachToQemu(record, resources.settings, options);
     if (!process) return false;
     domain.adopt({ process, memory: resources.noteMemory(domain.definition.spec.memoryBytes) });
   } catch (error) {
@@ -103,10 +102,24 @@ async function attachTo(
   return true;
 }
 
+/** Finds a QEMU again; undefined where that very process is gone. Rejects within 5 s. */
+export function attachToQemu(
+  record: QemuProcessRecord,
+  { launcher, transcript }: HostSettings,
+  options: WaitOptions,
+): Promise<QemuProcess | undefined> {
+  return QemuProcess.attach(launcher, record, {
+    ...options,
+    limitMs: ATTACH_LIMIT_MS,
+    ...(transcript ? { transcript: transcript(record.uuid) } : {}),
+  });
+}
+
 /** Ends a QEMU that must not run, known by its record or by the pid file in its folder. */
 async function endQemu(
   uuid: string,
-  { process: known }: Definition,
+  known: QemuProcessRecord | undefined,
+  directory: string,
   { resources }: DomainTools,
   options: WaitOptions,
 ): Promise<void> {
@@ -118,7 +131,7 @@ async function endQemu(
     await launched?.exited;
     return;
   }
-  const record = await readPidFile(uuid, runFolder(uuid, resources));
+  const record = await readPidFile(uuid, directory);
   if (!record) return;
   // The pid may be another process's by now; only one that answers with this UUID is ended.
   const limits = { ...options, limitMs: ATTACH_LIMIT_MS };

@@ -1,9 +1,11 @@
+import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpClosedError, QmpTimeoutError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
 import type { MigrationStatus, RunState } from '../qmp/types.gen.js';
 import { DomainError } from './errors.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import { untilAnswered } from './until-answered.js';
 import { yankStalled } from './yank.js';
 
 /** The events of a migration at its source. */
@@ -13,6 +15,11 @@ export const MIGRATION_EVENTS = ['MIGRATION', 'STOP', 'RESUME', 'SHUTDOWN'] as c
 export interface UndoneMigration {
   /** True when its user had paused it: then it stays so. */
   readonly guestPaused: boolean;
+  /**
+   * Where it says no of the state that the guest is in once the migration has ended, the guest is
+   * left as it is. Default: always yes.
+   */
+  readonly only?: (status: RunState) => boolean;
   /** Block nodes whose connections are cut when QEMU does not move. */
   readonly targets: readonly string[];
 }
@@ -33,25 +40,43 @@ export function isLive(status: RunState): boolean {
   return status === 'running' || status === 'suspended';
 }
 
+/** True while a migration, on its way or completed, is why the guest does not run. */
+export function isHeld(status: RunState): boolean {
+  return status === 'finish-migrate' || status === 'postmigrate';
+}
+
 /**
  * Ends the outgoing migration of a QEMU and brings its guest back to what it did before: running,
- * or paused by its user. Only for a guest that cannot run anywhere else. Never throws: what does
- * not work is reported, and a QEMU that is gone has nothing to bring back.
+ * or paused by its user. Only for a guest that cannot run anywhere else. A QEMU that does not
+ * answer is asked again until it does or is gone, because its guest would stay stopped for ever.
+ * Never throws: what does not work is reported, and a QEMU that is gone has nothing to bring back.
  */
 export async function resumeSource(
-  qmp: QmpClient,
+  process: QemuProcess,
   undone: UndoneMigration,
   report: ReportProblem,
 ): Promise<void> {
+  await untilAnswered(process, report, (qmp, problems) => tryToResume(qmp, undone, problems));
+}
+
+/** False where QEMU did not answer. Connections that it may be waiting for are cut then. */
+async function tryToResume(
+  qmp: QmpClient,
+  undone: UndoneMigration,
+  report: ReportProblem,
+): Promise<boolean> {
   using events = qmp.listen('MIGRATION', 'RESUME');
   const attempt = async (step: string, work: () => Promise<unknown>) => {
     try {
       await work();
+      return true;
     } catch (error) {
-      if (!(error instanceof QmpClosedError)) report(step, error);
+      if (error instanceof QmpClosedError) throw error;
+      report(step, error);
+      return !(error instanceof QmpTimeoutError);
     }
   };
-  await attempt('cancel the migration', async () => {
+  const ended = await attempt('cancel the migration', async () => {
     try {
       await endMigration(qmp, events);
     } catch (error) {
@@ -60,8 +85,9 @@ export async function resumeSource(
       await endMigration(qmp, events);
     }
   });
-  await attempt('bring the guest back', () =>
-    undone.guestPaused ? bringBackPaused(qmp) : bringBackRunning(qmp, events),
+  if (!ended) return false;
+  return await attempt('bring the guest back', () =>
+    undone.guestPaused ? bringBackPaused(qmp) : bringBackRunning(qmp, events, undone.only),
   );
 }
 
@@ -81,9 +107,12 @@ async function endMigration(qmp: QmpClient, events: Events): Promise<void> {
  * QEMU resumes the guest by itself when a migration fails or is cancelled, but not when it had
  * completed.
  */
-async function bringBackRunning(qmp: QmpClient, events: Events): Promise<void> {
-  const { status } = await qmp.execute('query-status', {}, STEP);
-  if (isLive(status)) return;
+async function bringBackRunning(
+  qmp: QmpClient,
+  events: Events,
+  only: (status: RunState) => boolean = () => true,
+): Promise<void> {
+  let { status } = await qmp.execute('query-status', {}, STEP);
   if (status === 'finish-migrate') {
     // The migration's thread has not come to it yet.
     await events
@@ -91,8 +120,9 @@ async function bringBackRunning(qmp: QmpClient, events: Events): Promise<void> {
       .catch((error) => {
         if (!(error instanceof QmpTimeoutError)) throw error;
       });
-    if (isLive((await qmp.execute('query-status', {}, STEP)).status)) return;
+    ({ status } = await qmp.execute('query-status', {}, STEP));
   }
+  if (isLive(status) || !only(status)) return;
   const [, now] = await Promise.all([
     qmp.execute('cont', {}, STEP),
     qmp.execute('query-status', {}, STEP),

@@ -1,21 +1,25 @@
 import type { DomainSpec } from '../spec/domain-spec.js';
+import { isNewer } from './doubt.js';
 import { DomainError } from './errors.js';
 import type { HostedDomain } from './hosted-domain.js';
 import type { DomainInfo } from './manager.js';
 import type { Refusals } from './refusals.js';
 import type { IncomingRequest } from './types.js';
 
+/** What is told of a migration that brings a domain. */
+type Arrival = Pick<IncomingRequest, 'migrationId' | 'epoch' | 'generation' | 'sourceHost'>;
+
 /** A domain that is not here yet and holds its name and UUID already. */
 export interface Expected {
   readonly spec: DomainSpec;
   /** The migration that brings it; undefined for one that is being created. */
-  readonly coming: IncomingRequest | undefined;
+  readonly coming: Arrival | undefined;
   /** Of the QEMU that waits for it, once that is there. */
   qemuPid?: number;
 }
 
 /** A domain on its way in. */
-export type Coming = Expected & { readonly coming: IncomingRequest };
+export type Coming = Expected & { readonly coming: Arrival };
 
 /** The names of a host: which domains are here, and which are expected. */
 export class Roster {
@@ -114,8 +118,8 @@ export class Roster {
   }
 
   /** Refuses a domain that comes in while it, or another of its name, lives here. */
-  checkArrival({ launchSpec: { spec }, generation }: IncomingRequest, refusals: Refusals): void {
-    const { uuid, name } = spec;
+  checkArrival(request: IncomingRequest, refusals: Refusals): void {
+    const { uuid, name } = request.launchSpec.spec;
     const known = this.#domains.get(uuid);
     const other = this.#coming().find(({ spec: { uuid: theirs } }) => theirs === uuid);
     if (other) {
@@ -125,11 +129,12 @@ export class Roster {
     }
     if (known?.ownership.ownedHere) {
       refusals.add('DOMAIN_EXISTS', 'uuid', `the domain ${name} lives on ${this.#host}`);
-    } else if (known && known.definition.generation >= generation) {
+    } else if (known && !isNewer(request, known.definition)) {
       // Its source missed that the domain moved on: what it sends is an old copy.
-      const newest = known.definition.generation;
-      const message = `${this.#host} knows generation ${newest} of ${name}; this is ${generation}`;
-      refusals.add('DOMAIN_EXISTS', 'uuid', message, { generation });
+      const { epoch, generation } = known.definition;
+      const knows = `${this.#host} knows generation ${epoch}.${generation} of ${name}`;
+      const message = `${knows}; this is ${request.epoch}.${request.generation}`;
+      refusals.add('DOMAIN_EXISTS', 'uuid', message, { epoch, generation });
     }
     if (this.#nameTaken(name, uuid)) {
       refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has another domain ${name}`);
@@ -158,10 +163,12 @@ export function describeComing({ spec, coming, qemuPid = 0 }: Coming): DomainInf
     spec,
     state: 'INCOMING',
     ownerHost: coming.sourceHost,
+    epoch: coming.epoch,
     generation: coming.generation - 1,
     qemuPid,
     serialPath: '',
     migrationId: coming.migrationId,
     tombstoneBytes: 0,
+    doubt: undefined,
   };
 }

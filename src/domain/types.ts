@@ -1,6 +1,9 @@
 import type { ByteStream } from '../channel/types.js';
-import type { DomainSpec } from '../spec/domain-spec.js';
+import type { Copy, Doubt } from './doubt.js';
 import type { DomainError } from './errors.js';
+import type { DiskServerAddress, LaunchDisk, LaunchSpec } from './launch-spec.js';
+
+export type { Copy, Doubt } from './doubt.js';
 
 /*
  * The seam between the flow of a migration and a hypervisor. Everything above this layer speaks of
@@ -10,55 +13,6 @@ import type { DomainError } from './errors.js';
 /** Ends a wait. Every wait of this layer ends with the signal's reason when it fires. */
 export interface WaitOptions {
   readonly signal: AbortSignal;
-}
-
-/** Everything the destination needs to start the twin of a running QEMU. Data only, no path. */
-export interface LaunchSpec {
-  /** The spec as fixed at creation: nothing in it is open any more. */
-  readonly spec: DomainSpec;
-  /** The CPU model that `cpuFeatures` belong to. */
-  readonly cpuModel: string;
-  /** Features said explicitly, by QEMU's names. */
-  readonly cpuFeatures: Readonly<Record<string, boolean>>;
-  /** What else the CPU says of itself, by QEMU's names: vendor, family, model, stepping, levels. */
-  readonly cpuProperties: Readonly<Record<string, string>>;
-  /** Slots on the machine's first PCI bus by device id. */
-  readonly pciSlots: Readonly<Record<string, number>>;
-  /** SHA-256 of kernel and initial RAM disk in hex, joined by `+`; empty without a kernel. */
-  readonly kernelSha256: string;
-  /** The version of the QEMU that runs the domain, for example `10.0.2`. */
-  readonly qemuVersion: string;
-  /** The disks as the running QEMU reports them, in the order of the spec. */
-  readonly disks: readonly LaunchDisk[];
-}
-
-/** One disk as the running QEMU reports it. */
-export interface LaunchDisk {
-  readonly diskId: string;
-  /** The exact guest-visible size. */
-  readonly sizeBytes: number;
-  /** Storage that the image takes on the source now. */
-  readonly allocatedBytes: number;
-  /** True for writable disks that are not shared. */
-  readonly mirrored: boolean;
-  /** SHA-256 of a read-only disk's image in hex; empty for others. */
-  readonly imageSha256: string;
-}
-
-/** Where the destination's NBD server listens, and the key of this migration that opens it. */
-export interface DiskServerAddress {
-  readonly address: string;
-  readonly port: number;
-  readonly pskIdentity: string;
-  /** 32 random bytes. Never logged, never kept beyond the migration. */
-  readonly psk: Uint8Array;
-  readonly exports: readonly DiskExport[];
-}
-
-/** One NBD export. */
-export interface DiskExport {
-  readonly diskId: string;
-  readonly exportName: string;
 }
 
 /** Opens the way for the RAM bytes to the destination, once. */
@@ -100,6 +54,8 @@ export interface MigrationLimits {
 export interface Domain {
   readonly uuid: string;
   readonly name: string;
+  /** Grows with every word of a person about who owns the domain, from 1. */
+  readonly epoch: number;
   /** Grows with every completed migration, from 1. */
   readonly generation: number;
   /**
@@ -148,9 +104,52 @@ export interface RamSend extends AsyncDisposable {
   preSwitchover(options: WaitOptions): Promise<RamPause>;
   /** Sends the last pass and the device state; resolves when QEMU has completed. */
   finish(options: WaitOptions): Promise<void>;
+  /**
+   * After `finish`: reads again what giving the guest up depends on; nothing in it is remembered
+   * from before, except that no RESUME has been seen.
+   */
+  guard(options: WaitOptions): Promise<SourceGuard>;
   /** After the handover: disposing no longer brings the guest back here. */
   release(): void;
   progress(): Promise<RamProgress>;
+}
+
+/** What must hold before the source gives the guest up. */
+export interface SourceGuard {
+  /** QEMU's migration has completed, and its guest can never resume by itself. */
+  readonly fenced: boolean;
+  /** Every mirror has ended without error after the guest's last stop; QEMU has none left. */
+  readonly settled: boolean;
+}
+
+/** What the QEMU of a domain that was leaving does, as it says itself. */
+export interface OutgoingState {
+  /**
+   * `running`: no migration holds the guest (its user may have paused it); `switching`: a migration
+   * holds it stopped and has not ended; `completed`: it waits in `postmigrate`; `gone`: no QEMU.
+   */
+  readonly qemu: 'running' | 'switching' | 'completed' | 'gone';
+  /** True where every mirror of its disks still goes on, or is ready. */
+  readonly mirrored: boolean;
+}
+
+/** A domain that was leaving when an earlier life of the agent ended. */
+export interface OutgoingDomain {
+  readonly name: string;
+  /** For the flow to be run again; undefined where its QEMU has gone or does not answer. */
+  readonly domain: Domain | undefined;
+  /**
+   * @throws DomainError `QEMU_ERROR`, `STALLED` for a QEMU that does not answer; it may be repeated
+   */
+  observe(options: WaitOptions): Promise<OutgoingState>;
+  /**
+   * Ends what is left of the migration in QEMU - RAM, mirrors, nodes, key - and lets a guest that
+   * it stopped run here again; `paused`: it stays paused. Leaves alone a guest that its user paused
+   * since. Never throws; what does not work is reported.
+   */
+  bringBack(guest: { readonly paused: boolean }): Promise<void>;
+  /** As in Domain, also where QEMU has gone. */
+  retire(ownerHost: string): Promise<void>;
 }
 
 /** The moment at which the guest was paused. */
@@ -173,6 +172,7 @@ export interface IncomingRequest {
   readonly migrationId: string;
   /** Counts the incoming QEMUs of the migration, from 1. */
   readonly attempt: number;
+  readonly epoch: number;
   /** The generation that the domain gets here. */
   readonly generation: number;
   readonly sourceHost: string;
@@ -185,29 +185,47 @@ export interface IncomingDomain extends AsyncDisposable {
    * same.
    */
   exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
-  /** Runs `migrate-incoming`; the answer takes the bytes of the RAM stream. */
-  acceptRam(options: WaitOptions): Promise<RamReceive>;
+  /**
+   * Prepares QEMU for its RAM; the answer takes the bytes of the stream. Repeating it answers the
+   * same. A higher `attempt` (default: the one that goes on, from 1) is for RAM that is sent once
+   * more after a switchover that ended before the mirrors had settled: a further QEMU on the same
+   * images takes it, and `loaded` is that one's from then on. What took the RAM before is of no
+   * use.
+   *
+   * @throws DomainError `RAM_FAILED` where there can be no further attempt: after `loaded`, for a
+   * domain with a tap, for one of an earlier life of the agent; `NO_MEMORY`
+   */
+  acceptRam(options: WaitOptions & { readonly attempt?: number }): Promise<RamReceive>;
   /**
    * Resolves when the guest is loaded and paused and the NBD server is closed.
    *
    * @throws DomainError `DEST_QEMU_DIED` or `VMSTATE_INCOMPATIBLE`
    */
   loaded(options: WaitOptions): Promise<LoadedGuest>;
-  /** Writes durably that the domain is this host's from now on, before it may run. */
-  own(): Promise<void>;
   /**
-   * Ends QEMU and takes `own` back, durably; for a guest that never ran here. Does nothing before
-   * `own`.
+   * What its QEMU does, as it says itself. For one that an earlier life of the agent has made.
+   * `waiting`: no RAM has come; `loaded`: the guest is whole and paused; `gone` also where the
+   * stream broke, so that it is of no use.
    *
-   * @throws DomainError `DISK_IO_ERROR`: then the domain may still be this host's after a restart
+   * @throws DomainError `QEMU_ERROR` for a QEMU that lives and does not answer; it may be repeated,
+   * or ended with `kill` where it certainly does not run the guest
    */
-  disown(): Promise<void>;
+  observe(options: WaitOptions): Promise<'waiting' | 'loaded' | 'running' | 'gone'>;
   /**
    * Lets the guest run and announces it to the network; one that its user had paused stays paused.
+   * Only for a guest that is this host's in writing.
    */
   resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void>;
-  /** After `own`: disposing no longer removes anything; the domain joins the host's domains. */
-  release(): void;
+  /** Ends QEMU at once and resolves when it is gone; everything else stays. */
+  kill(): Promise<void>;
+  /**
+   * The domain has come to stay: it joins the host's domains at once, stopped where its QEMU has
+   * gone, and disposing no longer removes anything. Resolves when that is on disk; may be repeated
+   * when it rejects.
+   *
+   * @throws DomainError `DISK_IO_ERROR`
+   */
+  arrive(): Promise<void>;
   /** True while QEMU is there. */
   readonly alive: boolean;
   /** False as long as it is certain that no vCPU of the guest has run here. */
@@ -242,8 +260,35 @@ export interface MigratableDomains {
   claim(nameOrUuid: string, migrationId: string): Domain;
   /** Gives it back. */
   unclaim(uuid: string, migrationId: string): void;
-  /** Writes durably who may run the domain (see migration/handover.ts). */
-  recordHandover(uuid: string, record: string, migrationId: string, peer: string): Promise<void>;
+  /**
+   * Says why nobody may start, stop, delete or move a domain, or that all is clear again. A domain
+   * that is in doubt and does not run is shown as IN_DOUBT. Each migration speaks for itself.
+   */
+  doubt(uuid: string, doubt: Doubt | undefined, migrationId?: string): void;
+  /** Raises the epoch of a domain durably, by a person's word. */
+  raiseEpoch(uuid: string, epoch: number): Promise<void>;
+  /**
+   * Stops the guest of a domain at once if that copy of it, or an older one, runs here; the images
+   * stay as they are.
+   */
+  standDown(uuid: string, copy: Copy): Promise<void>;
+  /**
+   * Claims a domain that was leaving when an earlier life of the agent ended, whatever doubt there
+   * is; undefined where it is not this host's any more.
+   */
+  recoverOutgoing(uuid: string, migrationId: string): OutgoingDomain | undefined;
+  /**
+   * Finds a domain that was on its way in when an earlier life of the agent ended, with what was
+   * made for it. Disposing removes it. One that this migration has brought already is found, too,
+   * as long as it lives here, and disposing leaves it alone. Undefined where neither is so.
+   */
+  recoverIncoming(
+    uuid: string,
+    migrationId: string,
+    options: WaitOptions,
+  ): Promise<IncomingDomain | undefined>;
+  /** Removes what was on its way in and was not recovered. Called once, when all has been. */
+  sweep(options: WaitOptions): Promise<void>;
   /** Checks, reserves and creates everything the launch spec asks for, then starts QEMU. */
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain>;
 }

@@ -1,4 +1,7 @@
 import type { QmpClient } from '../qmp/client.js';
+import { QmpTimeoutError } from '../qmp/errors.js';
+import { DomainError } from './errors.js';
+import type { ReportProblem } from './faults.js';
 
 /** What to cut: connections of these block nodes, and that of the migration stream. */
 export interface YankWish {
@@ -22,4 +25,24 @@ export async function yankStalled(qmp: QmpClient, wish: YankWish): Promise<void>
     return instance.type === 'block-node' && wish.nodes.includes(instance['node-name']);
   });
   if (instances.length > 0) await qmp.executeOob('yank', { instances }, limit);
+}
+
+/**
+ * Does a step of the switchover. When it takes too long, what QEMU may be waiting for is cut before
+ * the error goes on, so that the undo finds a QEMU that answers.
+ */
+export async function breakingStall<T>(
+  step: Promise<T>,
+  cut: () => Promise<void>,
+  report: ReportProblem,
+): Promise<T> {
+  try {
+    return await step;
+  } catch (error) {
+    const stalled = error instanceof DomainError && error.reason === 'STALLED';
+    if (stalled || error instanceof QmpTimeoutError) {
+      await cut().catch((problem) => report('cut what QEMU waits for', problem));
+    }
+    throw error;
+  }
 }

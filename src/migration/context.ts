@@ -1,4 +1,5 @@
-import type { LaunchSpec, MigrationLimits, Mirrors, RamSend } from '../domain/types.js';
+import type { LaunchSpec } from '../domain/launch-spec.js';
+import type { MigrationLimits, Mirrors, RamSend } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
 import { MOMENTS, type Moment, splitDowntime } from './downtime.js';
@@ -8,6 +9,16 @@ import type { Phase } from './phase.js';
 import { ProgressSampler } from './progress.js';
 import type { Tracker } from './tracker.js';
 
+/** What the context is made with. */
+export interface ContextTools {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Writes to the journal that a phase begins; resolves when that is as durable as it must be. */
+  record(phase: Phase, details: object): Promise<void>;
+  /** What safety took while the guest was stopped, besides giving it up, in microseconds. */
+  safetyUs(): number;
+}
+
 /** What the source's flow needs besides the domain and the peer: cancellation, phases, figures. */
 export class SourceContext {
   /** Fires when the migration is cancelled; never after the handover has begun. */
@@ -16,27 +27,28 @@ export class SourceContext {
   readonly #tracker: Tracker;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #tools: ContextTools;
   readonly #sampler: ProgressSampler;
   readonly #startedMs: number;
   readonly #moments: Partial<Record<Moment, number>> = {};
 
-  constructor(
-    tracker: Tracker,
-    limits: MigrationLimits,
-    signal: AbortSignal,
-    tools: { readonly clock: Clock; readonly log: Log },
-  ) {
+  constructor(tracker: Tracker, limits: MigrationLimits, signal: AbortSignal, tools: ContextTools) {
     this.#tracker = tracker;
     this.limits = limits;
     this.signal = signal;
     this.#clock = tools.clock;
     this.#log = tools.log;
+    this.#tools = tools;
     this.#startedMs = tools.clock.nowMs();
     this.#sampler = new ProgressSampler(tracker, tools.clock);
   }
 
-  /** Begins a phase. @throws the reason of the cancellation, if there was one. */
-  async enter(phase: Phase): Promise<void> {
+  /**
+   * Begins a phase. `details` go into the journal.
+   *
+   * @throws the reason of the cancellation, if there was one, or what kept the journal from it
+   */
+  async enter(phase: Phase, details: object = {}): Promise<void> {
     this.signal.throwIfAborted();
     // Nobody may ask QEMU anything besides the flow itself while the guest is paused.
     if (phase === 'switchover') this.#sampler.stop();
@@ -46,6 +58,7 @@ export class SourceContext {
       ...(phase === 'switchover' || phase === 'cleanup' ? { runningOn: runningOn[phase] } : {}),
     });
     this.#log.info({ phase }, 'entered a phase');
+    await this.#tools.record(phase, details);
   }
 
   /** Follows the mirrors' progress until the switchover. */
@@ -77,7 +90,7 @@ export class SourceContext {
     const mirrored = launchSpec.disks.filter((disk) => disk.mirrored);
     const summary: Summary = {
       totalTimeMs: Math.round(this.#resumedMs() - this.#startedMs),
-      downtime: splitDowntime(this.#allMoments()),
+      downtime: splitDowntime(this.#allMoments(), this.#tools.safetyUs()),
       qemuDowntimeMs: ram?.downtimeMs ?? 0,
       transferredBytes:
         (ram?.transferredBytes ?? 0) + disks.reduce((sum, disk) => sum + disk.transferredBytes, 0),

@@ -1,58 +1,48 @@
 import { randomBytes } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
-import type { IncomingDomain, IncomingRequest, LaunchSpec } from '../domain/types.js';
-import type { Log } from '../util/log.js';
-import { asReasoned, type Failure, MigrationError, toFailure } from './errors.js';
-import {
-  type DestinationEvent,
-  type DestinationRecord,
-  destinationMayRun,
-  stepDestination,
-} from './handover.js';
-import type { CommitOutcome, PeerHeader } from './peer.js';
+import type { LaunchSpec } from '../domain/launch-spec.js';
+import type { IncomingDomain, IncomingRequest, WaitOptions } from '../domain/types.js';
+import { DestinationHalf, type DestinationParts } from './destination-half.js';
+import { carryOut, followSource, recoverDestination, standBack } from './destination-recovery.js';
+import { asReasoned, MigrationError } from './errors.js';
+import { stepDestination } from './handover.js';
+import { type DestinationEvent, isComing, isTaken } from './handover-types.js';
+import type { ReadJournal } from './journal-reading.js';
+import type { Migration } from './migration.js';
+import type { CommitOutcome, PeerState } from './peer.js';
 import type { Phase } from './phase.js';
-import type { SourcePeer } from './source-peer.js';
-import type { Tracker } from './tracker.js';
-
-const RESUME_LIMIT_MS = 10_000;
-const RESUME_AGAIN_MS = 1_000;
+import type { Resolvable } from './resolving.js';
 
 /**
  * What the destination's flow needs besides the domains and the source: steps, decisions, the end.
  */
-export class DestinationContext {
-  readonly #header: PeerHeader;
-  readonly #tracker: Tracker;
-  readonly #source: SourcePeer;
-  readonly #log: Log;
-  readonly #steps = new Map<string, Promise<unknown>>();
-  readonly #bodies = new Set<Promise<unknown>>();
-  readonly #controller = new AbortController();
-  #record: DestinationRecord = 'PREPARED';
-  #incoming: IncomingDomain | undefined;
-  #ending: Promise<void> | undefined;
-  #outcome: Promise<CommitOutcome> | undefined;
-  /** From the commit until it is refused: then nothing else may give the guest up. */
-  #taking = false;
+export class DestinationContext implements Resolvable {
+  readonly #half: DestinationHalf;
   ticket: string | undefined;
 
-  constructor(header: PeerHeader, tracker: Tracker, source: SourcePeer, log: Log) {
-    this.#header = header;
-    this.#tracker = tracker;
-    this.#source = source;
-    this.#log = log;
-    source.follow(
-      () => this.#record === 'LOADED',
-      (reason) => void this.#giveUp(reason),
-    );
+  constructor(parts: DestinationParts) {
+    this.#half = new DestinationHalf(parts);
   }
 
-  get record(): DestinationRecord {
-    return this.#record;
+  /** What the journal says, for the peer. */
+  get state(): PeerState {
+    return this.#half.state;
   }
 
-  get failure(): Failure | undefined {
-    return this.#tracker.now.failure;
+  /** True when the source will never ask for this migration again. */
+  get settled(): boolean {
+    return this.#half.settled;
+  }
+
+  /** Resolves when the guest is ours or nothing of it is left; at once where it is not loaded. */
+  async handedOver(): Promise<void> {
+    await this.#half.decider.idle();
+    const { record } = this.#half.decider.state;
+    if (record === 'LOADED' || record === 'OWNED') await this.#half.over.promise;
+  }
+
+  /** Begins to ask the source from time to time whether the migration still goes on. */
+  follow(): void {
+    followSource(this.#half);
   }
 
   /** Runs a step once, however often it is asked for. A step that fails ends the migration here. */
@@ -61,41 +51,28 @@ export class DestinationContext {
     phase: Phase | undefined,
     run: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const known = this.#steps.get(name);
-    if (known !== undefined) return known as Promise<T>;
-    const running = this.#run(phase, run);
-    this.#steps.set(name, running);
-    return running;
+    const body = async (signal: AbortSignal) => {
+      if (phase) this.enter(phase);
+      return await run(signal);
+    };
+    return this.#half.steps.run(name, body, (error) => this.#half.giveUp(error));
   }
 
-  async #run<T>(phase: Phase | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    try {
-      if (phase) await this.enter(phase);
-      this.#controller.signal.throwIfAborted();
-      const body = run(this.#controller.signal);
-      this.#bodies.add(body);
-      return await body;
-    } catch (error) {
-      await this.#giveUp(error);
-      throw error;
-    }
-  }
-
-  async enter(phase: Phase): Promise<void> {
-    this.#tracker.enter(phase);
-    this.#log.info({ phase }, 'entered a phase');
+  enter(phase: Phase): void {
+    this.#half.enter(phase);
   }
 
   /** What the domain layer must know to start the incoming QEMU. */
   incomingRequest(launchSpec: LaunchSpec): IncomingRequest {
-    const { migrationId, attempt, generation, sourceHost } = this.#header;
-    return { launchSpec, migrationId, attempt, generation: generation + 1, sourceHost };
+    const { migrationId, attempt, epoch, generation, sourceHost } = this.#half.parts.header;
+    const here = { epoch, generation: generation + 1 };
+    return { launchSpec, migrationId, attempt, sourceHost, ...here };
   }
 
   /** From now on the end of the migration removes this, unless the guest has become ours. */
   holds(incoming: IncomingDomain): void {
-    this.#incoming = incoming;
-    void incoming.died.then((error) => this.#giveUp(error));
+    this.#half.incoming = incoming;
+    void incoming.died.then((error) => this.#half.giveUp(error));
   }
 
   /** Makes the one ticket that opens the RAM stream: 256 random bits. */
@@ -104,122 +81,91 @@ export class DestinationContext {
     return this.ticket;
   }
 
-  /**
-   * Lets the reducer decide, and keeps its record. LOADED is a promise only to ourselves: not
-   * durable yet.
-   */
-  async decide(event: DestinationEvent): Promise<void> {
-    const { state, effects } = stepDestination(this.#record, event);
-    for (const effect of effects) {
-      if (effect.type === 'write' && effect.record === 'OWNED') await this.#incoming?.own();
+  /** Writes that the guest is loaded here. */
+  async loaded(details: object): Promise<void> {
+    const { decider } = this.#half;
+    await decider.decide({ type: 'loaded' }, details);
+    if (!isComing(decider.state.record) && !isTaken(decider.state.record)) {
+      throw new MigrationError('CANCELLED_BY', 'The migration was given up meanwhile.');
     }
-    this.#record = state;
   }
 
   /** Takes the guest, once, and answers what became of it however often it is asked. */
-  take(incoming: IncomingDomain, guest: { readonly paused: boolean }): Promise<CommitOutcome> {
-    this.#outcome ??= this.#take(incoming, guest);
-    return this.#outcome;
-  }
-
-  async #take(
-    incoming: IncomingDomain,
-    guest: { readonly paused: boolean },
-  ): Promise<CommitOutcome> {
-    if (this.#record !== 'LOADED') return this.#refuse(incoming, notLoaded(this.#record));
-    this.#taking = true;
-    await this.enter('handover');
-    try {
-      await this.decide({ type: 'commit' });
-    } catch (error) {
-      // OWNED could not be written, so the guest was not touched.
-      return this.#refuse(incoming, error);
-    }
-    for (;;) {
-      try {
-        await incoming.resume(guest, { signal: AbortSignal.timeout(RESUME_LIMIT_MS) });
-        break;
-      } catch (error) {
-        // The source may have it back only where it is certain that it never ran here.
-        if (!incoming.mayHaveRun) return this.#refuse(incoming, error);
-        if (!incoming.alive) return this.#lose(incoming, error);
-        this.#log.error({ err: error }, 'could not resume the guest; trying again');
-        await delay(RESUME_AGAIN_MS);
-      }
-    }
-    await this.decide({ type: 'resumed' });
-    this.#settle(incoming);
-    this.#tracker.enter('cleanup');
-    this.#tracker.end({ state: 'SUCCEEDED', runningOn: 'DESTINATION' });
-    this.#log.info({}, 'the guest is here');
-    return { outcome: 'RUNNING' };
-  }
-
-  // The guest may have run here, so this host's images are the ones that count, though QEMU is
-  // gone.
-  async #lose(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
-    this.#settle(incoming);
-    const failure = toFailure(error, 'destination', 'handover');
-    this.#tracker.end({ state: 'FAILED', runningOn: 'NOWHERE', failure });
-    this.#log.error({ err: error }, 'the guest was taken and its QEMU is gone');
-    return { outcome: 'OWNED_LOST' };
-  }
-
-  // The source may run the guest after this answer, so it is given only when nothing durable here
-  // says otherwise.
-  async #refuse(incoming: IncomingDomain, error: unknown): Promise<CommitOutcome> {
-    try {
-      await this.#incoming?.disown();
-    } catch (cause) {
-      return this.#lose(incoming, cause);
-    }
-    this.#taking = false;
-    await this.#giveUp(error, this.#record === 'OWNED' ? { type: 'never-ran' } : { type: 'abort' });
-    return { outcome: 'REFUSED', failure: this.failure };
-  }
-
-  #settle(incoming: IncomingDomain): void {
-    this.#source.unfollow();
-    incoming.release();
+  take(guest: { readonly paused: boolean }): Promise<CommitOutcome> {
+    return this.#half.taking.commit(this.#half.incoming, guest);
   }
 
   /**
    * The source gives up. Resolves when nothing is left here; does nothing once the guest is ours.
    */
   async abort(): Promise<void> {
-    if (this.#record === 'ABORTED') return await this.#ending;
-    if (destinationMayRun(this.#record)) return;
+    const { incoming, ending } = this.#half;
+    if (ending !== undefined) return await ending;
     // A source that gives up because our QEMU died should hear so, even if it noticed first.
-    const died = this.#incoming && !this.#incoming.alive ? await this.#incoming.died : undefined;
-    await this.#giveUp(
+    const died = incoming && !incoming.alive ? await incoming.died : undefined;
+    await this.#half.giveUp(
       died ?? new MigrationError('CANCELLED_BY', 'The source gave the migration up.'),
     );
   }
 
-  async #giveUp(error: unknown, event: DestinationEvent = { type: 'abort' }): Promise<void> {
-    if (this.#taking) return;
-    const { state } = stepDestination(this.#record, event);
-    if (state !== 'ABORTED') return;
-    this.#record = state;
-    this.#ending ??= this.#end(asReasoned(error));
-    await this.#ending;
+  /** The source will never run the guest again. */
+  async sourceGone(): Promise<void> {
+    await this.#half.decider.decide({ type: 'source-gone' });
+    await this.#half.closeIfSettled();
   }
 
-  async #end(error: Error): Promise<void> {
-    this.#source.unfollow();
-    this.#controller.abort(error);
-    // A step that is under way may still make things; they can be removed only when it has ended.
-    await Promise.allSettled(this.#bodies);
-    await this.#incoming?.[Symbol.asyncDispose]();
-    const failure = toFailure(error, 'destination', this.#tracker.now.phase);
-    const state = failure.reason === 'CANCELLED_BY' ? 'CANCELLED' : 'FAILED';
-    this.#tracker.end({ state, runningOn: 'SOURCE', failure });
-    this.#log.info({ reason: failure.reason }, 'nothing of the migration is left here');
+  get migration(): Migration {
+    return this.#half.parts.tracker.now;
+  }
+
+  get journal(): ReadJournal {
+    return this.#half.parts.journal;
+  }
+
+  /** True where a person may have to say who has the guest. */
+  get undecided(): boolean {
+    const { record, confirmed } = this.#half.decider.state;
+    return isTaken(record) && !confirmed;
+  }
+
+  /** Asks the source what its journal says. */
+  query(options: WaitOptions): Promise<PeerState> {
+    return this.#half.parts.source.query(this.state, options);
+  }
+
+  /** True where nobody else is needed once the source has said this. */
+  settledBy({ record, rank }: PeerState): boolean {
+    const { state } = this.#half.decider;
+    const after = stepDestination(state, { type: 'peer', record, rank } as DestinationEvent).state;
+    return after.confirmed || after.record !== state.record;
+  }
+
+  /** A person says who has the guest: false where this host knows it, and nothing is done. */
+  async resolve(by: 'reclaim' | 'relinquish', audit: object): Promise<boolean> {
+    const { decider, parts } = this.#half;
+    const before = decider.state;
+    if (!this.undecided) return false;
+    await parts.journal.append('RESOLVED', { ...audit });
+    const effects = await decider.decide({ type: 'resolved', by });
+    if (by === 'relinquish') standBack(this.#half, before.record);
+    this.#half.holdDomain();
+    await carryOut(this.#half, effects, new MigrationError('CANCELLED_BY', 'A person said so.'));
+    // One that is only just coming gets it when it has arrived.
+    if (by === 'reclaim') await this.#half.raiseEpoch().catch(unlessComing);
+    return decider.state !== before;
+  }
+
+  /** Goes on where an earlier life of the agent ended; see `recoverDestination`. */
+  async recover(incoming: IncomingDomain | undefined): Promise<void> {
+    await recoverDestination(this.#half, incoming);
+  }
+
+  /** The agent ends: the next life goes on. */
+  leave(): void {
+    this.#half.leave();
   }
 }
 
-function notLoaded(record: DestinationRecord): MigrationError {
-  return new MigrationError('DEST_QEMU_DIED', `The guest is not loaded here (${record}).`, {
-    side: 'destination',
-  });
+function unlessComing(error: unknown): void {
+  if (asReasoned(error).reason !== 'DOMAIN_NOT_FOUND') throw error;
 }

@@ -1,18 +1,17 @@
-import type {
-  DiskServerAddress,
-  LaunchSpec,
-  RamChannel,
-  RamPause,
-  WaitOptions,
-} from '../domain/types.js';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import type { RamChannel, RamPause, SourceGuard, WaitOptions } from '../domain/types.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
 import { asReasoned, type Failure, MigrationError } from './errors.js';
-import { GiveUp, type GiveUpPorts } from './give-up.js';
-import type { PeerCalls, PeerHeader, Vote } from './peer.js';
+import type { GiveUp } from './give-up.js';
+import type { PeerCalls, PeerHeader, PeerState, Vote } from './peer.js';
 
 const ABORT_LIMIT_MS = 10_000;
+/** How long an agent may take to start again while its QEMU goes on. */
+const RESTART_LIMIT_MS = 15_000;
+const RESTART_PAUSE_MS = 250;
 /** The guest is paused here meanwhile, and nothing is lost by letting it run here again. */
 const VOTE_LIMIT_MS = 30_000;
 
@@ -25,15 +24,33 @@ export interface DestinationPeer {
 
 /** The twin of the running QEMU, on the destination. */
 export interface Twin extends AsyncDisposable {
+  readonly host: string;
   exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
   /** Makes it wait for RAM, and begins to wait for the vote. */
   acceptRam(options: WaitOptions): Promise<RamChannel>;
   /** Resolves with the vote: the guest is loaded and paused over there. */
   loaded(options: WaitOptions): Promise<Vote>;
-  /** @throws MigrationError only when the destination has proved that it never took the guest. */
-  handOver(pause: RamPause): Promise<void>;
+  /**
+   * Gives the guest up and asks until the destination has it. `guard` is undefined where an earlier
+   * life of the agent has given it up already.
+   *
+   * @throws MigrationError only when the destination has proved that it never took the guest
+   */
+  handOver(pause: Pick<RamPause, 'guestPaused'>, guard?: SourceGuard): Promise<void>;
   /** Tells it that nothing of the guest is left here. */
   sourceGone(): Promise<void>;
+}
+
+/** What speaking for one migration needs. */
+export interface MigrationPeerParts {
+  readonly header: PeerHeader;
+  readonly calls: PeerCalls;
+  readonly giveUp: GiveUp;
+  readonly log: Log;
+  /** What the source's own journal says. */
+  own(): PeerState;
+  /** Writes by which journal the destination knows the migration. */
+  prepared(journalId: string): Promise<void>;
 }
 
 /** Speaks for one migration with its destination. */
@@ -41,27 +58,32 @@ export class MigrationPeer implements DestinationPeer, Twin {
   readonly host: string;
   /** Why the destination gave up, as far as it said so. */
   failure: Failure | undefined;
+  /** True once it has answered an abort. */
+  heardAbort = false;
+  readonly #parts: MigrationPeerParts;
   #header: PeerHeader;
   readonly #calls: PeerCalls;
-  readonly giveUp: GiveUp;
-  readonly #log: Log;
   readonly #vote = deferred<Vote>();
+  #votedBy: string | undefined;
   readonly #ended = new AbortController();
 
-  constructor(header: PeerHeader, calls: PeerCalls, ports: GiveUpPorts, log: Log) {
-    this.host = header.destinationHost;
-    this.#header = header;
-    this.#calls = calls;
-    this.giveUp = new GiveUp(calls, ports, log);
-    this.#log = log;
+  constructor(parts: MigrationPeerParts) {
+    this.host = parts.header.destinationHost;
+    this.#parts = parts;
+    this.#header = parts.header;
+    this.#calls = parts.calls;
     // The vote may fail long before anybody waits for it.
     this.#vote.promise.catch(() => {});
   }
 
   async prepare(launchSpec: LaunchSpec, options: WaitOptions): Promise<Twin> {
+    const known = this.#header.destinationJournalId;
+    const header = { ...this.#header, destinationJournalId: '' };
     try {
-      const { journalId } = await this.#calls.prepare(this.#header, launchSpec, options);
+      const { journalId } = await this.#calls.prepare(header, launchSpec, options);
+      if (known !== '' && journalId !== known) throw forgotten(this.host);
       this.#header = { ...this.#header, destinationJournalId: journalId };
+      await this.#parts.prepared(journalId);
       return this;
     } catch (error) {
       // The answer may have been lost while the destination holds everything already.
@@ -71,22 +93,30 @@ export class MigrationPeer implements DestinationPeer, Twin {
   }
 
   exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
-    return this.#calls.exportDisks(this.#header, options);
+    return this.#patiently(options, () => this.#calls.exportDisks(this.#header, options));
   }
 
   async acceptRam(options: WaitOptions): Promise<RamChannel> {
-    const { ticket } = await this.#calls.acceptRam(this.#header, options);
+    const { ticket } = await this.#patiently(options, () =>
+      this.#calls.acceptRam(this.#header, options),
+    );
     this.#askForVote().then(this.#vote.resolve, this.#vote.reject);
     return { open: (wait) => this.#calls.openRam(ticket, wait) };
   }
 
   async loaded(options: WaitOptions): Promise<Vote> {
     using limit = withTimeout(options.signal, VOTE_LIMIT_MS, () => noVote(this.host));
-    return await untilAborted(this.#vote.promise, limit.signal);
+    const vote = await untilAborted(this.#vote.promise, limit.signal);
+    this.#votedBy = vote.journalId;
+    return vote;
   }
 
-  handOver(pause: RamPause): Promise<void> {
-    return this.giveUp.run(this.#header, { paused: pause.guestPaused });
+  async handOver(pause: Pick<RamPause, 'guestPaused'>, guard?: SourceGuard): Promise<void> {
+    const voted = this.#votedBy === this.#header.destinationJournalId;
+    await this.#parts.giveUp.run(this.#header, {
+      paused: pause.guestPaused,
+      ...(guard ? { guard: { ...guard, voted } } : {}),
+    });
   }
 
   async sourceGone(): Promise<void> {
@@ -94,20 +124,46 @@ export class MigrationPeer implements DestinationPeer, Twin {
     try {
       await this.#calls.sourceGone(this.#header, { signal: limit.signal });
     } catch (error) {
-      // It only lets the destination forget sooner.
-      this.#log.warn({ err: error }, 'the destination did not hear that the source is gone');
+      // The destination asks by itself until it knows.
+      this.#parts.log.warn({ err: error }, 'the destination did not hear that the source is gone');
     }
+  }
+
+  /** What the destination's journal says. */
+  query(options: WaitOptions): Promise<PeerState> {
+    return this.#calls.queryMigration(this.#header, this.#parts.own(), options);
+  }
+
+  /** Tells the destination to give up, and answers what its journal says then. */
+  async abort(options: WaitOptions): Promise<PeerState> {
+    using limit = withTimeout(options.signal, ABORT_LIMIT_MS, () => lost(this.host));
+    const state = await this.#calls.abort(this.#header, { signal: limit.signal });
+    this.failure = state.failure;
+    this.heardAbort = true;
+    return state;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended.abort(new MigrationError('CANCELLED_BY', 'The migration has ended.'));
-    if (this.giveUp.taken) return;
-    using limit = withTimeout(undefined, ABORT_LIMIT_MS, () => lost(this.host));
+    if (this.#parts.giveUp.taken) return;
     try {
-      const state = await this.#calls.abort(this.#header, { signal: limit.signal });
-      this.failure = state.failure;
+      await this.abort({ signal: new AbortController().signal });
     } catch (error) {
-      this.#log.warn({ err: error }, 'the destination did not hear of the rollback');
+      this.#parts.log.warn({ err: error }, 'the destination did not hear of the rollback');
+    }
+  }
+
+  // The guest runs and the mirrors go on by themselves: an agent that starts again is waited for.
+  async #patiently<T>(options: WaitOptions, call: () => Promise<T>): Promise<T> {
+    const untilMs = performance.now() + RESTART_LIMIT_MS;
+    for (;;) {
+      try {
+        return await call();
+      } catch (error) {
+        const lost = asReasoned(error).reason === 'PEER_UNREACHABLE';
+        if (!lost || options.signal.aborted || performance.now() > untilMs) throw error;
+      }
+      await delay(RESTART_PAUSE_MS, undefined, options);
     }
   }
 
@@ -133,6 +189,11 @@ function noVote(host: string): MigrationError {
     `${host} has all of the guest and did not say within ${VOTE_LIMIT_MS / 1000} s that it is loaded.`,
     { side: 'destination', facts: { limit_ms: VOTE_LIMIT_MS } },
   );
+}
+
+function forgotten(host: string): MigrationError {
+  const message = `${host} knows the migration by another journal than before.`;
+  return new MigrationError('PEER_LOST', message, { side: 'destination' });
 }
 
 function lost(host: string): MigrationError {

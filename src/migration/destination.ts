@@ -1,8 +1,7 @@
 import type { ByteStream } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
 import type {
-  DiskServerAddress,
   IncomingDomain,
-  LaunchSpec,
   LoadedGuest,
   MigratableDomains,
   RamReceive,
@@ -32,12 +31,20 @@ export class Destination {
     this.#context = context;
   }
 
+  /** Goes on with what an earlier life of the agent has made; nothing where nothing is left. */
+  async recover(incoming: IncomingDomain | undefined): Promise<void> {
+    await this.#context.recover(incoming);
+    if (!incoming) return;
+    this.#incoming = incoming;
+    await this.#context.step('prepare', undefined, async () => {});
+  }
+
   /**
    * Seed steps 1 and 2: proves the way back, makes the images, starts QEMU with `-incoming defer`.
    */
   prepare(launchSpec: LaunchSpec): Promise<void> {
     return this.#context.step('prepare', 'prepare', async (signal) => {
-      await this.#source.prove({ signal });
+      await this.#source.prove(this.#context.state, { signal });
       const request = this.#context.incomingRequest(launchSpec);
       this.#incoming = await this.#domains.startIncoming(request, { signal });
       this.#context.holds(this.#incoming);
@@ -68,8 +75,8 @@ export class Destination {
   awaitLoaded(): Promise<LoadedGuest> {
     return this.#context.step('awaitLoaded', undefined, async (signal) => {
       const guest = await this.#incoming.loaded({ signal });
-      await this.#context.enter('switchover');
-      await this.#context.decide({ type: 'loaded' });
+      this.#context.enter('switchover');
+      await this.#context.loaded(guest);
       return guest;
     });
   }
@@ -79,7 +86,7 @@ export class Destination {
    * resumed.
    */
   commit(guest: { readonly paused: boolean }): Promise<CommitOutcome> {
-    return this.#context.take(this.#incoming, guest);
+    return this.#context.take(guest);
   }
 
   /**

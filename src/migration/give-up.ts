@@ -1,12 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { SourceGuard } from '../domain/types.js';
+import { type Deferred, deferred } from '../util/deferred.js';
+import { linkSignals } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
+import type { Decider } from './decider.js';
 import { asReasoned, type Failure, MigrationError } from './errors.js';
-import {
-  type HandoverRecord,
-  type SourceEvent,
-  type SourceRecord,
-  stepSource,
-} from './handover.js';
+import type { SourceEvent, SourceState } from './handover-types.js';
+import { isUndecided } from './handover-types.js';
 import type { CommitOutcome, PeerCalls, PeerHeader } from './peer.js';
 
 const FIRST_RETRY_MS = 200;
@@ -15,8 +15,6 @@ const ALARM_MS = 15_000;
 
 /** What giving the guest up needs of the source's agent. */
 export interface GiveUpPorts {
-  /** Writes a record durably, or throws and has not written it. */
-  write(record: HandoverRecord): Promise<void>;
   /**
    * Told when the destination has not answered for too long, and when it has answered after that.
    */
@@ -25,6 +23,13 @@ export interface GiveUpPorts {
   note(moment: 'committed' | 'resumed'): void;
   /** Fires when the agent stops; the handover is then left to the next life of the agent. */
   readonly stopping: AbortSignal;
+}
+
+/** A guest that is given up: whether its user had paused it, and what was re-read before. */
+export interface GivenGuest {
+  readonly paused: boolean;
+  /** Undefined where an earlier life of the agent has committed already. */
+  readonly guard?: SourceGuard & { readonly voted: boolean };
 }
 
 /**
@@ -36,33 +41,42 @@ export class GiveUp {
    * True when the destination took the guest and its QEMU is gone: it must be started over there.
    */
   lost = false;
-  #record: SourceRecord = 'STARTED';
+  /** What the answer took besides what the destination had to do to run the guest, in us. */
+  safetyUs = 0;
+  readonly #decider: Decider<SourceState, SourceEvent>;
   readonly #calls: PeerCalls;
   readonly #ports: GiveUpPorts;
   readonly #log: Log;
+  /** Resolves when it has been decided some other way than by the answer to the commit. */
+  readonly #decided: Deferred<MigrationError> = deferred();
+  readonly #asking = new AbortController();
 
-  constructor(calls: PeerCalls, ports: GiveUpPorts, log: Log) {
+  constructor(
+    decider: Decider<SourceState, SourceEvent>,
+    calls: PeerCalls,
+    ports: GiveUpPorts,
+    log: Log,
+  ) {
+    this.#decider = decider;
     this.#calls = calls;
     this.#ports = ports;
     this.#log = log;
   }
 
-  get record(): SourceRecord {
-    return this.#record;
-  }
-
   /** True once the destination has the guest, or may have it. */
   get taken(): boolean {
-    return this.#record === 'COMMITTED' || this.#record === 'DONE';
+    const { record } = this.#decider.state;
+    return record === 'COMMITTED' || record === 'DONE';
   }
 
   /**
-   * Resolves when the destination has the guest; throws when it refused and the guest is ours
-   * again.
+   * Resolves when the destination has the guest; throws when it refused, or a person said so, and
+   * the guest is ours again.
    */
-  async run(header: PeerHeader, guest: { readonly paused: boolean }): Promise<void> {
+  async run(header: PeerHeader, guest: GivenGuest): Promise<void> {
     try {
-      await this.#handOver(header, guest);
+      await this.#commit(header, guest);
+      await this.#settle(header, guest);
     } catch (error) {
       if (!this.taken) throw error;
       // The flow must not unwind now: unwinding lets the guest run here, and it may run over there.
@@ -72,14 +86,46 @@ export class GiveUp {
     }
   }
 
-  async #handOver(header: PeerHeader, guest: { readonly paused: boolean }): Promise<void> {
-    await this.#apply({ type: 'loaded' });
+  /**
+   * Takes an event that decides who has the guest while the destination is asked: a person's word,
+   * or the destination's own question. `why` is what the flow ends with if the guest is ours again.
+   */
+  async hear(event: SourceEvent, why: MigrationError): Promise<boolean> {
+    const effects = await this.#decider.decide(event);
+    if (effects.length > 0) this.#decided.resolve(why);
+    return effects.length > 0;
+  }
+
+  async #commit(header: PeerHeader, { guard, paused }: GivenGuest): Promise<void> {
+    if (!isUndecided(this.#decider.state.record)) return;
+    const observed = guard ?? { fenced: false, settled: false, voted: false };
+    try {
+      await this.#decider.decide({ type: 'loaded', guard: observed }, { paused });
+    } catch (error) {
+      // COMMITTED may be on the disk all the same, and the next life of the agent would believe it.
+      // It was not sent, so the destination can still be made to give up before the guest runs
+      // here.
+      await this.#untilAnswered(header, () => this.#revoke(header));
+      throw error;
+    }
+    if (!this.taken) throw unguarded(observed);
     this.#ports.note('committed');
-    const answer = await this.#commitUntilAnswered(header, guest);
+  }
+
+  async #settle(header: PeerHeader, guest: GivenGuest): Promise<void> {
+    const answer = await Promise.race([
+      this.#untilAnswered(header, (signal) => this.#ask(header, guest, signal)),
+      this.#decided.promise,
+    ]);
+    this.#asking.abort(new Error('The question has been answered.'));
     this.#ports.note('resumed');
     this.#ports.inDoubt(undefined);
+    if (answer instanceof MigrationError) {
+      if (!this.taken) throw answer;
+      return;
+    }
     if (answer.outcome === 'REFUSED') {
-      await this.#apply({ type: 'refused' });
+      await this.#written({ type: 'refused' });
       throw refusal(header.destinationHost, answer.failure);
     }
     if (answer.outcome === 'OWNED_LOST') {
@@ -89,34 +135,51 @@ export class GiveUp {
         'the destination took the guest and lost its QEMU; its images are the ones',
       );
     }
-    await this.#apply({ type: 'taken' });
+    await this.#written({ type: 'taken' });
   }
 
-  /** The migration was given up before the handover. */
-  async fail(): Promise<void> {
-    await this.#apply({ type: 'failed' });
-  }
-
-  // The effects besides writing are the flow's own next lines: sending the commit, retiring the
-  // domain, or letting it run here again when the flow unwinds.
-  async #apply(event: SourceEvent): Promise<void> {
-    const { state, effects } = stepSource(this.#record, event);
-    for (const effect of effects) {
-      if (effect.type === 'write') await this.#ports.write(effect.record);
+  async #ask(header: PeerHeader, guest: GivenGuest, signal: AbortSignal): Promise<CommitOutcome> {
+    const beganMs = performance.now();
+    const answer = await this.#calls.commit(header, guest, { signal });
+    if (answer.outcome === 'RUNNING') {
+      const { journalUs, handledUs } = answer.cost;
+      const tookUs = (performance.now() - beganMs) * 1000;
+      this.safetyUs = Math.max(0, tookUs - handledUs) + journalUs;
     }
-    this.#record = state;
+    return answer;
   }
 
-  async #commitUntilAnswered(
+  /** What the destination has answered stays true: a journal that is full is tried again. */
+  async #written(event: SourceEvent): Promise<void> {
+    for (let pauseMs = FIRST_RETRY_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_RETRY_MS)) {
+      try {
+        await this.#decider.decide(event);
+        return;
+      } catch (error) {
+        if ((error as { broken?: boolean }).broken) throw error;
+        this.#log.error({ err: error }, 'the journal could not be written; trying again');
+      }
+      await delay(pauseMs, undefined, { signal: this.#ports.stopping });
+    }
+  }
+
+  async #revoke(header: PeerHeader): Promise<void> {
+    const { record } = await this.#calls.revoke(header, { signal: this.#ports.stopping });
+    if (record === 'ABORTED' || record === 'SUPERSEDED') return;
+    throw new MigrationError('OWNERSHIP_UNKNOWN', `The destination says ${record} to the revoke.`);
+  }
+
+  async #untilAnswered<T>(
     header: PeerHeader,
-    guest: { readonly paused: boolean },
-  ): Promise<CommitOutcome> {
-    const signal = this.#ports.stopping;
+    ask: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    using asking = linkSignals(this.#ports.stopping, this.#asking.signal);
+    const { signal } = asking;
     const alarm = setTimeout(() => this.#ports.inDoubt(unanswered(header)), ALARM_MS);
     try {
       for (let pauseMs = FIRST_RETRY_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_RETRY_MS)) {
         try {
-          return await this.#calls.commit(header, guest, { signal });
+          return await ask(signal);
         } catch (error) {
           // No answer is never a no: the guest stays paused here until the destination has spoken.
           this.#log.warn(
@@ -132,6 +195,15 @@ export class GiveUp {
   }
 }
 
+function unguarded(guard: SourceGuard & { readonly voted: boolean }): MigrationError {
+  const { fenced, settled, voted } = guard;
+  return new MigrationError(
+    'INTERNAL',
+    'The guest was not given up, because what that depends on no longer held.',
+    { side: 'source', facts: { fenced: `${fenced}`, settled: `${settled}`, voted: `${voted}` } },
+  );
+}
+
 function unanswered(header: PeerHeader): MigrationError {
   return new MigrationError(
     'OWNERSHIP_UNKNOWN',
@@ -141,7 +213,9 @@ function unanswered(header: PeerHeader): MigrationError {
 }
 
 function refusal(host: string, failure: Failure | undefined): MigrationError {
-  const reason = failure?.reason ?? 'DEST_QEMU_DIED';
+  // That it was cancelled, it has from us: from an earlier life of this agent.
+  const echo = failure?.reason === 'CANCELLED_BY';
+  const reason = echo ? 'AGENT_RESTARTED' : (failure?.reason ?? 'DEST_QEMU_DIED');
   const message = failure?.message ?? `${host} refused the guest.`;
   return new MigrationError(reason, message, { side: 'destination' });
 }

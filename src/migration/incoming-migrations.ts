@@ -1,16 +1,18 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteStream } from '../channel/types.js';
-import type {
-  DiskServerAddress,
-  LaunchSpec,
-  MigratableDomains,
-  WaitOptions,
-} from '../domain/types.js';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import type { MigratableDomains, WaitOptions } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import { untilAborted } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
 import { Destination } from './destination.js';
 import { DestinationContext } from './destination-context.js';
+import { doubtOfJournal } from './doubts.js';
 import { MigrationError } from './errors.js';
+import type { Journal } from './journal.js';
+import { readDestination, readEnd } from './journal-reading.js';
+import type { JournalFile, Journals } from './journals.js';
+import type { Migration } from './migration.js';
 import type {
   CommitOutcome,
   PeerDirectory,
@@ -20,9 +22,13 @@ import type {
   Prepared,
   Vote,
 } from './peer.js';
+import { NO_RECORD } from './peer.js';
+import { headerAtDestination } from './peer-header.js';
 import type { MigrationRegistry } from './registry.js';
 import { SourcePeer } from './source-peer.js';
 import { Tracker } from './tracker.js';
+
+const HANDOVER_LIMIT_MS = 5_000;
 
 interface Incoming {
   readonly header: PeerHeader;
@@ -35,10 +41,15 @@ interface Incoming {
 export interface IncomingTools {
   readonly host: string;
   readonly domains: MigratableDomains;
+  readonly journals: Journals;
   readonly peers: PeerDirectory;
   readonly registry: MigrationRegistry;
+  /** Answers for a migration that leaves this host; `own` is what the caller's journal says. */
+  readonly outgoing: { answer(migrationId: string, own: PeerState): Promise<PeerState> };
   readonly clock: Clock;
   readonly log: Log;
+  /** Hears every event and record of each migration. */
+  readonly observe?: ((migrationId: string, label: string) => void) | undefined;
 }
 
 /**
@@ -48,29 +59,34 @@ export interface IncomingTools {
 export class IncomingMigrations implements PeerHandler {
   readonly #tools: IncomingTools;
   readonly #incoming = new Map<string, Incoming>();
+  /** Migrations of which only the end is left. */
+  readonly #past = new Map<string, PeerState>();
+  readonly #beginning = new Map<string, Promise<Incoming>>();
   #closing = false;
 
   constructor(tools: IncomingTools) {
     this.#tools = tools;
-    tools.registry.onForget((id) => this.#incoming.delete(id));
+    tools.registry.onForget(({ migrationId: id }) => {
+      this.#incoming.delete(id);
+      this.#past.delete(id);
+    });
   }
 
   async prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared> {
     if (header.destinationHost !== this.#tools.host) {
-      throw new MigrationError(
-        'TLS_PEER_REJECTED',
-        `This is ${this.#tools.host}, not ${header.destinationHost}.`,
-      );
+      const message = `This is ${this.#tools.host}, not ${header.destinationHost}.`;
+      throw new MigrationError('TLS_PEER_REJECTED', message);
     }
-    const known = this.#incoming.get(header.migrationId);
-    const incoming = known ?? this.#begin(header, launchSpec);
-    if (known) this.#check(known, { ...header, destinationJournalId: known.tracker.journalId });
+    const { migrationId } = header;
+    const known = this.#incoming.get(migrationId) ?? (await this.#beginning.get(migrationId));
+    const incoming = known ?? (await this.#begin(header, launchSpec));
+    this.#check(incoming, { ...header, destinationJournalId: incoming.context.state.journalId });
     await incoming.flow.prepare(launchSpec);
-    return { journalId: incoming.tracker.journalId, features: [] };
+    return { journalId: incoming.context.state.journalId, features: [] };
   }
 
-  exportDisks(header: PeerHeader): Promise<DiskServerAddress> {
-    return this.#find(header).flow.exportDisks();
+  async exportDisks(header: PeerHeader): Promise<DiskServerAddress> {
+    return await this.#find(header).flow.exportDisks();
   }
 
   async acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }> {
@@ -93,13 +109,17 @@ export class IncomingMigrations implements PeerHandler {
   }
 
   async awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote> {
-    const { flow, tracker } = this.#find(header);
+    const { flow, context } = this.#find(header);
     const guest = await untilAborted(flow.awaitLoaded(), options.signal);
-    return { ...guest, journalId: tracker.journalId };
+    return { ...guest, journalId: context.state.journalId };
   }
 
-  commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome> {
-    return this.#find(header).flow.commit(guest);
+  async commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome> {
+    const past = this.#past.get(header.migrationId);
+    if (!past) return await this.#find(header).flow.commit(guest);
+    const refused = past.record === 'ABORTED';
+    if (refused) return { outcome: 'REFUSED', failure: past.failure };
+    return { outcome: 'RUNNING', cost: { journalUs: 0, handledUs: 0 } };
   }
 
   async revoke(header: PeerHeader): Promise<PeerState> {
@@ -108,50 +128,139 @@ export class IncomingMigrations implements PeerHandler {
 
   async abort(header: PeerHeader): Promise<PeerState> {
     const incoming = this.#incoming.get(header.migrationId);
-    if (!incoming) return { record: 'NONE', journalId: '', failure: undefined };
+    if (!incoming) return this.#past.get(header.migrationId) ?? NO_RECORD;
     this.#check(incoming, header);
     await incoming.flow.abort();
-    return stateOf(incoming);
+    return incoming.context.state;
   }
 
-  async queryMigration(header: PeerHeader): Promise<PeerState> {
-    const incoming = this.#incoming.get(header.migrationId);
-    if (incoming) return stateOf(incoming);
-    return this.#tools.registry.sourceState(header.migrationId);
+  async queryMigration(header: PeerHeader, own: PeerState): Promise<PeerState> {
+    const { migrationId } = header;
+    const incoming = this.#incoming.get(migrationId)?.context.state ?? this.#past.get(migrationId);
+    return incoming ?? (await this.#tools.outgoing.answer(migrationId, own));
   }
 
   async sourceGone(header: PeerHeader): Promise<PeerState> {
-    return await this.queryMigration(header);
+    const incoming = this.#incoming.get(header.migrationId);
+    if (!incoming) return this.#past.get(header.migrationId) ?? NO_RECORD;
+    this.#check(incoming, header);
+    await incoming.context.sourceGone();
+    return incoming.context.state;
   }
 
-  /** Gives up everything that has not been handed over yet. */
+  /** The destination's half of this migration, while it is known here. */
+  find(migrationId: string): DestinationContext | undefined {
+    return this.#incoming.get(migrationId)?.context;
+  }
+
+  /** As `Migrations.recover`, for what was on its way in. */
+  async recover(journals: readonly JournalFile[]): Promise<void> {
+    const ours = journals.filter(({ side }) => side === 'destination');
+    await Promise.all(ours.map((journal) => this.#recover(journal)));
+  }
+
+  /**
+   * Gives up everything that has not been handed over. A guest that is loaded gets five seconds:
+   * its source is about to commit, and would have to wait for the next life of this agent.
+   */
   async close(): Promise<void> {
     this.#closing = true;
-    await Promise.allSettled([...this.#incoming.values()].map(({ flow }) => flow.abort()));
+    await Promise.allSettled(this.#beginning.values());
+    const late = delay(HANDOVER_LIMIT_MS, undefined, { ref: false });
+    const ended = [...this.#incoming.values()].map(async ({ context, flow }) => {
+      await Promise.race([context.handedOver(), late]);
+      await flow.abort();
+      context.leave();
+    });
+    await Promise.allSettled(ended);
   }
 
-  #begin(header: PeerHeader, launchSpec: LaunchSpec): Incoming {
-    const { migrationId, domainUuid, sourceHost, destinationHost } = header;
-    const { clock, peers, registry, domains } = this.#tools;
+  #begin(header: PeerHeader, launchSpec: LaunchSpec): Promise<Incoming> {
+    const { migrationId } = header;
+    const begun = this.#create(header, launchSpec).finally(() =>
+      this.#beginning.delete(migrationId),
+    );
+    this.#beginning.set(migrationId, begun);
+    return begun;
+  }
+
+  async #create(header: PeerHeader, launchSpec: LaunchSpec): Promise<Incoming> {
+    const { migrationId, domainUuid, sourceHost, destinationHost, epoch, attempt } = header;
+    const { registry, journals } = this.#tools;
     // Nobody would remove it again.
     if (this.#closing) throw new MigrationError('PEER_UNREACHABLE', `${destinationHost} stops.`);
     if (registry.has(migrationId)) throw another(migrationId);
-    const log = this.#tools.log.child({
-      migration_id: migrationId,
-      side: 'destination',
-      domain: launchSpec.spec.name,
-      peer: sourceHost,
-    });
-    const domainName = launchSpec.spec.name;
-    const seed = { migrationId, domainUuid, domainName, sourceHost, destinationHost };
-    const tracker = new Tracker({ ...seed }, clock);
-    tracker.update({ cancellable: false });
-    const source = new SourcePeer(header, peers.calls(sourceHost), log);
-    const context = new DestinationContext(header, tracker, source, log);
-    const incoming = { header, tracker, context, flow: new Destination(domains, source, context) };
-    this.#incoming.set(migrationId, incoming);
-    registry.add(tracker);
+    const journal = await journals.create(
+      {
+        migrationId,
+        side: 'destination',
+        domainUuid,
+        domainName: launchSpec.spec.name,
+        sourceHost,
+        destinationHost,
+        epoch,
+        generation: header.generation + 1,
+        attempt,
+      },
+      { sourceJournalId: header.sourceJournalId },
+    );
+    await journal.append('PREPARED');
+    this.#tools.observe?.(migrationId, 'write PREPARED');
+    const incoming = this.#add(journal, {});
+    incoming.context.follow();
     return incoming;
+  }
+
+  #add(journal: Journal, past: Partial<Migration>): Incoming {
+    const { clock, peers, registry, domains, observe } = this.#tools;
+    const header = headerAtDestination(journal);
+    const log = this.#tools.log.child({
+      migration_id: header.migrationId,
+      side: 'destination',
+      domain: journal.header.domainName,
+      peer: header.sourceHost,
+    });
+    const tracker = new Tracker(journal.header, clock, past);
+    tracker.update({ cancellable: false });
+    const source = new SourcePeer(header, peers.calls(header.sourceHost), log);
+    const context = new DestinationContext({
+      header,
+      journal,
+      tracker,
+      source,
+      domains,
+      log,
+      ...(observe ? { observe: (label) => observe(header.migrationId, label) } : {}),
+    });
+    const incoming = { header, tracker, context, flow: new Destination(domains, source, context) };
+    this.#incoming.set(header.migrationId, incoming);
+    registry.add(tracker, () => context.settled);
+    return incoming;
+  }
+
+  async #recover(file: JournalFile): Promise<void> {
+    const { domains, journals, log, registry, clock } = this.#tools;
+    const { header, domainUuid, migrationId } = file;
+    try {
+      if (!header || file.health !== 'sound') throw doubtOfJournal(file);
+      const past = { createTime: new Date(header.createTime), ...readEnd({ ...file, header }) };
+      const { record, rank } = readDestination({ ...file, header });
+      if (past.endTime) {
+        const { journalId } = header;
+        this.#past.set(migrationId, { record, rank, journalId, failure: past.failure });
+        registry.add(new Tracker(header, clock, past));
+        return;
+      }
+      const incoming = this.#add(await journals.open(file.path), { createTime: past.createTime });
+      const options = { signal: new AbortController().signal };
+      const found = await domains.recoverIncoming(domainUuid, migrationId, options);
+      await incoming.flow.recover(found);
+    } catch (error) {
+      log.error({ err: error, journal: file.path }, 'a migration could not be recovered');
+      const { reason, message } = doubtOfJournal(file, error);
+      const facts = { migration_id: migrationId };
+      domains.doubt(domainUuid, { reason, message, facts }, migrationId);
+    }
   }
 
   #find(header: PeerHeader): Incoming {
@@ -170,27 +279,22 @@ export class IncomingMigrations implements PeerHandler {
     return incoming;
   }
 
-  // A call that belongs to another life of either agent must not touch this one's migration.
-  #check({ header: known, tracker }: Incoming, header: PeerHeader): void {
+  // A call of another run of either side must not touch this one's migration.
+  #check({ header: known, context }: Incoming, header: PeerHeader): void {
+    const { journalId } = context.state;
     const same =
       known.sourceHost === header.sourceHost &&
       known.sourceJournalId === header.sourceJournalId &&
       known.attempt === header.attempt &&
       known.domainUuid === header.domainUuid &&
-      (header.destinationJournalId === tracker.journalId || header.destinationJournalId === '');
+      (header.destinationJournalId === journalId || header.destinationJournalId === '');
     if (same) return;
     throw another(header.migrationId);
   }
 }
 
-function stateOf({ context, tracker }: Incoming): PeerState {
-  return { record: context.record, journalId: tracker.journalId, failure: context.failure };
-}
-
 function another(migrationId: string): MigrationError {
-  return new MigrationError(
-    'MIGRATION_EXISTS',
-    'The call belongs to another run of this migration.',
-    { side: 'destination', facts: { migration_id: migrationId } },
-  );
+  const message = 'The call belongs to another run of this migration.';
+  const facts = { migration_id: migrationId };
+  return new MigrationError('MIGRATION_EXISTS', message, { side: 'destination', facts });
 }

@@ -1,7 +1,8 @@
 import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec, LoadedGuest, WaitOptions } from '../domain/types.js';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import type { LoadedGuest, WaitOptions } from '../domain/types.js';
 import type { Failure } from './errors.js';
-import type { HandoverRecord } from './handover.js';
+import type { HandoverRecord, Rank } from './handover-types.js';
 
 /** Names one migration in everything that the two agents say to each other. */
 export interface PeerHeader {
@@ -9,7 +10,7 @@ export interface PeerHeader {
   /** Counts the incoming QEMUs of the migration, from 1. */
   readonly attempt: number;
   readonly domainUuid: string;
-  /** Grows each time the source agent starts. */
+  /** Of the copy on the source. */
   readonly epoch: number;
   /** The generation on the source; the destination's is one higher. */
   readonly generation: number;
@@ -23,15 +24,33 @@ export interface PeerHeader {
 /** What one side's journal says of a migration. */
 export interface PeerState {
   readonly record: HandoverRecord | 'NONE';
+  /** Of the copy on that side; zeros for `NONE`. */
+  readonly rank: Rank;
   readonly journalId: string;
   readonly failure: Failure | undefined;
 }
 
+/** What the destination took for a commit, in microseconds. */
+export interface CommitCost {
+  /** To make its records durable while the guest was stopped. */
+  readonly journalUs: number;
+  /** From the call to the answer. */
+  readonly handledUs: number;
+}
+
 /** What became of the guest after a commit. */
 export type CommitOutcome =
-  | { readonly outcome: 'RUNNING' }
+  | { readonly outcome: 'RUNNING'; readonly cost: CommitCost }
   | { readonly outcome: 'REFUSED'; readonly failure: Failure | undefined }
   | { readonly outcome: 'OWNED_LOST' };
+
+/** What a side says that has no journal of a migration. */
+export const NO_RECORD: PeerState = {
+  record: 'NONE',
+  rank: { epoch: 0, generation: 0 },
+  journalId: '',
+  failure: undefined,
+};
 
 /** The destination's vote. */
 export interface Vote extends LoadedGuest {
@@ -57,7 +76,8 @@ export interface PeerCalls {
   ): Promise<CommitOutcome>;
   revoke(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
   abort(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
-  queryMigration(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
+  /** `own` is what the caller's journal says. */
+  queryMigration(header: PeerHeader, own: PeerState, options: WaitOptions): Promise<PeerState>;
   sourceGone(header: PeerHeader, options: WaitOptions): Promise<PeerState>;
 }
 
@@ -91,7 +111,10 @@ export interface PeerHandler {
   commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome>;
   revoke(header: PeerHeader): Promise<PeerState>;
   abort(header: PeerHeader): Promise<PeerState>;
-  /** Answered for migrations that this agent sends as well as for those it receives. */
-  queryMigration(header: PeerHeader): Promise<PeerState>;
+  /**
+   * Answered for migrations that this agent sends as well as for those it receives. `own` is what
+   * the caller's journal says.
+   */
+  queryMigration(header: PeerHeader, own: PeerState): Promise<PeerState>;
   sourceGone(header: PeerHeader): Promise<PeerState>;
 }

@@ -1,8 +1,6 @@
 import { MigrationError } from './errors.js';
-import type { SourceRecord } from './handover.js';
 import type { Migration } from './migration.js';
 import { isTerminal } from './migration.js';
-import type { PeerState } from './peer.js';
 import type { Tracker } from './tracker.js';
 
 const KEPT_ENDED = 1000;
@@ -10,26 +8,29 @@ const KEPT_ENDED = 1000;
 /** Every migration this agent knows, sent or received. */
 export class MigrationRegistry {
   readonly #trackers = new Map<string, Tracker>();
-  readonly #sourceRecords = new Map<string, () => SourceRecord>();
-  readonly #onForget: ((migrationId: string) => void)[] = [];
+  readonly #settled = new Map<string, () => boolean>();
+  readonly #onForget: ((migration: Migration) => void)[] = [];
 
-  /** Adds a migration; the oldest ended ones are forgotten beyond a thousand. */
-  add(tracker: Tracker, sourceRecord?: () => SourceRecord): void {
+  /**
+   * Adds a migration; the oldest ended ones are forgotten beyond a thousand, but none before
+   * `settled`: its peer may still ask.
+   */
+  add(tracker: Tracker, settled?: () => boolean): void {
     const { migrationId } = tracker.now;
     this.#trackers.set(migrationId, tracker);
-    if (sourceRecord) this.#sourceRecords.set(migrationId, sourceRecord);
+    if (settled) this.#settled.set(migrationId, settled);
     if (this.#trackers.size <= KEPT_ENDED) return;
     for (const [id, known] of this.#trackers) {
-      if (!isTerminal(known.now.state)) continue;
+      if (!isTerminal(known.now.state) || this.#settled.get(id)?.() === false) continue;
       this.#trackers.delete(id);
-      this.#sourceRecords.delete(id);
-      for (const listener of this.#onForget) listener(id);
+      this.#settled.delete(id);
+      for (const listener of this.#onForget) listener(known.now);
       return;
     }
   }
 
   /** Tells whoever keeps more of a migration when it is forgotten. */
-  onForget(listener: (migrationId: string) => void): void {
+  onForget(listener: (migration: Migration) => void): void {
     this.#onForget.push(listener);
   }
 
@@ -52,13 +53,5 @@ export class MigrationRegistry {
       .map((tracker) => tracker.now)
       .filter((now) => !domain || now.domainName === domain || now.domainUuid === domain)
       .reverse();
-  }
-
-  /** What the source's half of a migration has written. */
-  sourceState(migrationId: string): PeerState {
-    const record = this.#sourceRecords.get(migrationId)?.();
-    if (!record) return { record: 'NONE', journalId: '', failure: undefined };
-    const tracker = this.get(migrationId);
-    return { record, journalId: tracker.journalId, failure: tracker.now.failure };
   }
 }

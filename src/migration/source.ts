@@ -1,6 +1,6 @@
-import type { Domain } from '../domain/types.js';
+import type { Domain, OutgoingDomain } from '../domain/types.js';
 import type { SourceContext } from './context.js';
-import type { DestinationPeer } from './destination-peer.js';
+import type { DestinationPeer, Twin } from './destination-peer.js';
 
 /**
  * The source's half of a migration, top to bottom.
@@ -41,7 +41,7 @@ export async function migrateToPeer(
   // The guest is paused from here on. The mirrors settle before the last RAM is sent, so that the
   // destination never starts on old blocks.
   context.note('stopped', pause.stoppedAtUs);
-  await context.enter('switchover');
+  await context.enter('switchover', { paused: pause.guestPaused });
   await mirrors.settle({ signal });
   await mirrors.detach();
   context.note('settled');
@@ -54,11 +54,27 @@ export async function migrateToPeer(
   // resumes it. `handOver` keeps asking a lost peer and throws only when the destination never took
   // the guest.
   await context.enter('handover');
-  await twin.handOver(pause);
+  await twin.handOver(pause, await ram.guard({ signal }));
   ram.release();
 
   await context.enter('cleanup');
   await context.summarize(launchSpec, vote);
   await domain.retire(peer.host);
+  await twin.sourceGone();
+}
+
+/**
+ * The last part again, for an agent whose earlier life ended after it had given the guest up:
+ * nothing is undone before the destination has answered.
+ */
+export async function finishHandover(
+  domain: OutgoingDomain | undefined,
+  twin: Twin,
+  pause: { readonly guestPaused: boolean },
+  context: SourceContext,
+): Promise<void> {
+  await twin.handOver(pause);
+  await context.enter('cleanup');
+  await domain?.retire(twin.host);
   await twin.sourceGone();
 }

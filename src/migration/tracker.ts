@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import type { Clock } from '../util/clock.js';
 import { MigrationError } from './errors.js';
 import type { Migration } from './migration.js';
@@ -13,15 +12,20 @@ export type TrackerSeed = Pick<
 
 /** Holds the present state of one migration and tells everyone who watches of each change. */
 export class Tracker {
-  readonly journalId = randomUUID();
   readonly #clock: Clock;
   readonly #listeners = new Set<() => void>();
   #now: Migration;
 
-  constructor(seed: TrackerSeed, clock: Clock) {
+  /** `past`: what an earlier life of the agent has left of it. */
+  constructor(seed: TrackerSeed, clock: Clock, past: Partial<Migration> = {}) {
     this.#clock = clock;
+    const { migrationId, domainUuid, domainName, sourceHost, destinationHost } = seed;
     this.#now = {
-      ...seed,
+      migrationId,
+      domainUuid,
+      domainName,
+      sourceHost,
+      destinationHost,
       state: 'PENDING',
       phase: undefined,
       runningOn: 'SOURCE',
@@ -34,6 +38,7 @@ export class Tracker {
       ram: undefined,
       summary: undefined,
       failure: undefined,
+      ...past,
     };
   }
 

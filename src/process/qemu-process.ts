@@ -72,11 +72,19 @@ export class QemuProcess {
     this.exited = process.exited;
     this.rescueMonitorPath = qemuPaths(record.directory).rescueMonitor;
     this.#reconnecting = this.#watch(qmp);
+    void this.exited.then(() => {
+      this.#ending = true;
+    });
   }
 
   /** The connection to its monitor, the newest one where an earlier one broke. */
   get qmp(): QmpClient {
     return this.#qmp;
+  }
+
+  /** True once its end, or only that of the connection to it, is wanted or has come. */
+  get isEnding(): boolean {
+    return this.#ending;
   }
 
   /**

@@ -7,6 +7,8 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** Milliseconds after which it is killed. */
   readonly limitMs: number;
+  /** Variables besides those of this process. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** Most output kept of a program, per stream. */
@@ -28,7 +30,10 @@ export async function run(
     fail(`did not end within ${options.limitMs} ms`),
   );
   limit.signal.throwIfAborted();
-  const child = spawn(command, argv, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(command, argv, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.env },
+  });
   const onAbort = () => child.kill('SIGKILL');
   limit.signal.addEventListener('abort', onAbort, { once: true });
   try {

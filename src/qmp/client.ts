@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { type Deferred, deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
@@ -59,9 +60,7 @@ const DEFAULT_LIMIT_MS = 10_000;
  */
 const IN_FLIGHT_LIMIT = 7;
 
-/**
- * One connection to one QEMU monitor. Commands may overlap; each answer finds its command by id.
- */
+/** One connection to one QEMU monitor. Commands may overlap; each finds its answer by id. */
 export class QmpClient implements AsyncDisposable {
   readonly greeting: Greeting;
   /** Resolves, never rejects, when the connection has ended, with the reason. */
@@ -73,6 +72,8 @@ export class QmpClient implements AsyncDisposable {
   readonly #pending: Map<string, Pending>;
   readonly #listeners = new Set<Pick<EventListener<QmpEventName>, 'offer' | 'fail'>>();
   readonly #waitingForTurn: Deferred<void>[] = [];
+  /** Ends all ids of this connection: QEMU answers here what an earlier client asked for last. */
+  readonly #mark = `-${randomBytes(4).toString('hex')}`;
   #inFlight = 0;
   #nextId = 1;
   #end: QmpClosedError | undefined;
@@ -213,7 +214,7 @@ export class QmpClient implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<never> {
     if (this.#end) throw this.#closedDuring(command, this.#end);
-    const id = `${verb === 'execute' ? 'c' : 'o'}${this.#nextId++}`;
+    const id = `${verb === 'execute' ? 'c' : 'o'}${this.#nextId++}${this.#mark}`;
     const message = {
       [verb]: command,
       ...(args && Object.keys(args).length > 0 ? { arguments: args } : {}),
@@ -235,9 +236,9 @@ export class QmpClient implements AsyncDisposable {
     }
     const id = message['id'];
     const pending = typeof id === 'string' ? this.#pending.get(id) : undefined;
-    if (typeof id !== 'string' || !pending) {
+    if (typeof id === 'string' && !id.endsWith(this.#mark)) return;
+    if (typeof id !== 'string' || !pending)
       throw new QmpProtocolError('QEMU sent an answer to no question.');
-    }
     this.#pending.delete(id);
     if (id.startsWith('c')) this.#endTurn();
     const error = message['error'] as { class?: unknown; desc?: unknown } | undefined;

@@ -77,6 +77,11 @@ export class EventListener<E extends QmpEventName> implements Disposable {
     }
   }
 
+  /** True where an event that nobody has taken yet is of this kind. */
+  has(predicate: (event: QmpEvent<E>) => boolean): boolean {
+    return this.#kept.some(predicate);
+  }
+
   /** Called by the client for every event. */
   offer(event: QmpEvent): void {
     if (this.#end || !this.#names.has(event.name)) return;

@@ -26,6 +26,7 @@ const migrationService: Rows<MigrationServiceDefinition> = {
   listMigrations: OPERATORS,
   watchMigration: OPERATORS,
   cancelMigration: OPERATORS,
+  resolveMigration: OPERATORS,
 };
 
 const domainService: Rows<DomainServiceDefinition> = {
@@ -35,6 +36,8 @@ const domainService: Rows<DomainServiceDefinition> = {
   deleteDomain: OPERATORS,
   getDomain: OPERATORS,
   listDomains: OPERATORS,
+  // Agents ask each other.
+  whoRuns: EVERYBODY,
 };
 
 const hostService: Rows<HostServiceDefinition> = {

@@ -21,12 +21,15 @@ const DEADLINES_MS = {
   getMigration: ASK_MS,
   listMigrations: ASK_MS,
   cancelMigration: ASK_MS,
+  // A fence command may take its time.
+  resolveMigration: LONG_MS,
   createDomain: LONG_MS,
   startDomain: 2 * MINUTE_MS,
   stopDomain: LONG_MS,
   deleteDomain: 2 * MINUTE_MS,
   getDomain: ASK_MS,
   listDomains: ASK_MS,
+  whoRuns: ASK_MS,
   getHost: ASK_MS,
   listPeers: ASK_MS,
 } as const;

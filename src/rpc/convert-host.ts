@@ -1,8 +1,13 @@
 import type { DomainInfo, HostFacts } from '../domain/manager.js';
+import type { Doubt } from '../domain/types.js';
 import { Domain_State, type Domain as WireDomain } from '../gen/drover/v1/domain.js';
+import type { Failure as WireFailure } from '../gen/drover/v1/failure.js';
 import type { Host as WireHost, Peer as WirePeer } from '../gen/drover/v1/host.js';
 import type { PeerFacts } from '../mesh/peers.js';
+import { toFailure } from '../migration/errors.js';
 import { domainSpecToWire } from './convert-launch-spec.js';
+import { failureToWire } from './convert-migration.js';
+import { RpcError } from './errors.js';
 import { PROTOCOL_VERSION } from './ports.js';
 import { uint32, uint64 } from './whole-number.js';
 
@@ -17,7 +22,14 @@ export function domainToWire(domain: DomainInfo): WireDomain {
     serialPath: domain.serialPath,
     migrationId: domain.migrationId,
     tombstoneBytes: uint64(domain.tombstoneBytes),
+    epoch: uint64(domain.epoch),
+    doubt: domain.doubt && doubtToWire(domain.doubt),
   };
+}
+
+function doubtToWire({ reason, message, hint, facts }: Doubt): WireFailure {
+  const options = { ...(hint ? { hint } : {}), ...(facts ? { facts } : {}) };
+  return failureToWire(toFailure(new RpcError(reason, message, options), undefined, undefined));
 }
 
 /** The host as callers get it. */

@@ -1,4 +1,4 @@
-import type { DiskServerAddress, LaunchSpec } from '../domain/types.js';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
 import type { DomainSpec as WireDomainSpec } from '../gen/drover/v1/domain.js';
 import type { LaunchSpec as WireLaunchSpec } from '../gen/drover/v1/launch_spec.js';
 import type { ExportDisksResponse } from '../gen/drover/v1/peer_service.js';

@@ -159,5 +159,6 @@ function downtimeToWire(downtime: Downtime): WireDowntime {
     loadUs: uint64(downtime.loadUs),
     commitUs: uint64(downtime.commitUs),
     resumeUs: uint64(downtime.resumeUs),
+    safetyUs: uint64(downtime.safetyUs),
   };
 }

@@ -6,7 +6,7 @@ import {
   type PeerHeader as WirePeerHeader,
   type PeerState as WirePeerState,
 } from '../gen/drover/v1/peer_service.js';
-import type { HandoverRecord } from '../migration/handover.js';
+import type { HandoverRecord } from '../migration/handover-types.js';
 import type { CommitOutcome, PeerHeader, PeerState, Vote } from '../migration/peer.js';
 import { mapValues } from './convert-launch-spec.js';
 import { failureFromWire, failureToWire } from './convert-migration.js';
@@ -75,6 +75,8 @@ export function peerStateToWire(state: PeerState): WirePeerState {
     record: state.record === 'NONE' ? PeerState_Record.UNSPECIFIED : PeerState_Record[state.record],
     journalId: state.journalId,
     failure: state.failure && failureToWire(state.failure),
+    epoch: uint64(state.rank.epoch),
+    generation: uint64(state.rank.generation),
   };
 }
 
@@ -86,6 +88,7 @@ export function peerStateFromWire(state: WirePeerState | undefined): PeerState {
   if (!state) throw new RpcError('VERSION_SKEW', 'The peer answered without its state.');
   return {
     record: recordFromWire(state.record),
+    rank: { epoch: state.epoch, generation: state.generation },
     journalId: state.journalId,
     failure: state.failure && failureFromWire(state.failure),
   };
@@ -97,6 +100,8 @@ export function commitOutcomeToWire(outcome: CommitOutcome): CommitResponse {
   return {
     outcome: CommitResponse_Outcome[outcome.outcome],
     failure: failure && failureToWire(failure),
+    journalUs: uint64(outcome.outcome === 'RUNNING' ? outcome.cost.journalUs : 0),
+    handledUs: uint64(outcome.outcome === 'RUNNING' ? outcome.cost.handledUs : 0),
   };
 }
 
@@ -104,7 +109,10 @@ export function commitOutcomeToWire(outcome: CommitOutcome): CommitResponse {
 export function commitOutcomeFromWire(response: CommitResponse): CommitOutcome {
   switch (response.outcome) {
     case CommitResponse_Outcome.RUNNING:
-      return { outcome: 'RUNNING' };
+      return {
+        outcome: 'RUNNING',
+        cost: { journalUs: response.journalUs, handledUs: response.handledUs },
+      };
     case CommitResponse_Outcome.REFUSED:
       return { outcome: 'REFUSED', failure: response.failure && failureFromWire(response.failure) };
     case CommitResponse_Outcome.OWNED_LOST:
@@ -134,6 +142,8 @@ function recordFromWire(record: PeerState_Record): HandoverRecord | 'NONE' {
 
 const RECORDS: readonly HandoverRecord[] = [
   'STARTED',
+  'DST_PREPARED',
+  'SWITCHING',
   'COMMITTED',
   'RECLAIMED',
   'DONE',
@@ -142,4 +152,6 @@ const RECORDS: readonly HandoverRecord[] = [
   'LOADED',
   'OWNED',
   'RUNNING',
+  'SOURCE_GONE',
+  'SUPERSEDED',
 ];

@@ -1,6 +1,8 @@
 import type { DomainInfo, DomainManager } from '../domain/manager.js';
 import type { DomainServiceImplementation } from '../gen/drover/v1/domain_service.js';
+import type { OwnershipPort } from '../migration/who-runs.js';
 import { domainToWire } from './convert-host.js';
+import { ownershipToWire } from './convert-ownership.js';
 import { RpcError } from './errors.js';
 import type { CallerContext } from './middleware.js';
 
@@ -8,7 +10,10 @@ const STOP_DEFAULT_MS = 60_000;
 const STOP_LIMIT_MS = 600_000;
 
 /** DomainService in front of the host's domains. */
-export function domainService(domains: DomainManager): DomainServiceImplementation<CallerContext> {
+export function domainService(
+  domains: DomainManager,
+  ownership: OwnershipPort,
+): DomainServiceImplementation<CallerContext> {
   const answer = (domain: DomainInfo) => ({ domain: domainToWire(domain) });
   return {
     async createDomain({ spec }, { signal }) {
@@ -35,6 +40,9 @@ export function domainService(domains: DomainManager): DomainServiceImplementati
     },
     async listDomains() {
       return { domains: (await domains.list()).map(domainToWire) };
+    },
+    async whoRuns({ domain, askedHosts }) {
+      return { ownership: ownershipToWire(await ownership.whoRuns(domain, askedHosts)) };
     },
   };
 }

@@ -1,11 +1,14 @@
 import type { MigrationServiceImplementation } from '../gen/drover/v1/migration_service.js';
 import type { MigrationManager } from '../migration/migration.js';
+import type { ResolvePort } from '../migration/resolving.js';
 import { migrationRequestFromWire, migrationToWire } from './convert-migration.js';
+import { resolutionToWire, resolveRequestFromWire } from './convert-ownership.js';
 import type { CallerContext } from './middleware.js';
 
 /** MigrationService in front of the agent's migrations. */
 export function migrationService(
   migrations: MigrationManager,
+  resolver: ResolvePort,
 ): MigrationServiceImplementation<CallerContext> {
   return {
     async startMigration(request) {
@@ -26,6 +29,10 @@ export function migrationService(
     async cancelMigration({ migrationId }, { caller }) {
       const migration = migrations.cancel(migrationId, `${caller.role} ${caller.name}`);
       return { migration: migrationToWire(migration) };
+    },
+    async resolveMigration(request, { caller, signal }) {
+      const asked = resolveRequestFromWire(request, `${caller.role} ${caller.name}`);
+      return resolutionToWire(await resolver.resolve(asked, { signal }));
     },
   };
 }

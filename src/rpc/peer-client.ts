@@ -1,6 +1,7 @@
 import type { Client } from 'nice-grpc';
 import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec, WaitOptions } from '../domain/types.js';
+import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import type { WaitOptions } from '../domain/types.js';
 import type { PeerHeader as WirePeerHeader } from '../gen/drover/v1/peer_service.js';
 import type { PeerAddress } from '../mesh/peers.js';
 import type {
@@ -18,6 +19,7 @@ import {
   commitOutcomeFromWire,
   headerToWire,
   peerStateFromWire,
+  peerStateToWire,
   voteFromWire,
 } from './convert-peer.js';
 import type { TlsFiles } from './credentials.js';
@@ -108,8 +110,13 @@ export class PeerClient implements PeerCalls {
     return peerStateFromWire(state);
   }
 
-  async queryMigration(header: PeerHeader, { signal }: WaitOptions): Promise<PeerState> {
-    const { state } = await this.#client().queryMigration(ask(header), { signal });
+  async queryMigration(
+    header: PeerHeader,
+    own: PeerState,
+    { signal }: WaitOptions,
+  ): Promise<PeerState> {
+    const request = { ...ask(header), own: peerStateToWire(own) };
+    const { state } = await this.#client().queryMigration(request, { signal });
     return peerStateFromWire(state);
   }
 

@@ -1,8 +1,12 @@
+import { DomainServiceDefinition } from '../gen/drover/v1/domain_service.js';
 import { HostServiceDefinition } from '../gen/drover/v1/host_service.js';
 import type { PeerAddress, PeerFacts, Peers } from '../mesh/peers.js';
 import { asReasoned } from '../migration/errors.js';
+import type { Statement } from '../migration/ownership-verdict.js';
 import type { PeerCalls, PeerDirectory } from '../migration/peer.js';
+import type { Question } from '../migration/who-runs.js';
 import { Connection } from './connection.js';
+import { statementsFromWire } from './convert-ownership.js';
 import type { TlsFiles } from './credentials.js';
 import { PeerClient } from './peer-client.js';
 
@@ -36,6 +40,23 @@ export class PeerClients implements PeerDirectory, Disposable {
     return await Promise.all(this.#peers.list().map((peer) => this.#ask(peer)));
   }
 
+  /**
+   * Asks an agent which host has a domain. What it says itself is the first statement.
+   *
+   * @throws ReasonedError `PEER_NOT_FOUND`, `PEER_UNREACHABLE`, `DOMAIN_NOT_FOUND`, ...
+   */
+  async whoRuns(host: string, question: Question): Promise<readonly Statement[]> {
+    const { domainUuid: domain, askedHosts, limitMs } = question;
+    const connection = this.#connect(this.#peers.find(host));
+    try {
+      const client = connection.client(DomainServiceDefinition, { whoRuns: limitMs });
+      const { ownership } = await client.whoRuns({ domain, askedHosts: [...askedHosts] });
+      return statementsFromWire(ownership);
+    } finally {
+      connection.close();
+    }
+  }
+
   [Symbol.dispose](): void {
     for (const client of this.#clients.values()) client.close();
   }
@@ -44,12 +65,7 @@ export class PeerClients implements PeerDirectory, Disposable {
     const startedMs = performance.now();
     let connection: Connection | undefined;
     try {
-      connection = new Connection({
-        address: peer.address,
-        host: peer.name,
-        tls: this.#tls,
-        unreachable: 'PEER_UNREACHABLE',
-      });
+      connection = this.#connect(peer);
       const client = connection.client(HostServiceDefinition, { getHost: ASK_LIMIT_MS });
       const { host } = await client.getHost({});
       return {
@@ -65,5 +81,10 @@ export class PeerClients implements PeerDirectory, Disposable {
     } finally {
       connection?.close();
     }
+  }
+
+  #connect({ address, name }: PeerAddress): Connection {
+    const unreachable = 'PEER_UNREACHABLE';
+    return new Connection({ address, host: name, tls: this.#tls, unreachable });
   }
 }

@@ -1,11 +1,12 @@
 import type { ServiceImplementation } from 'nice-grpc';
 import type { PeerHeader as WirePeerHeader } from '../gen/drover/v1/peer_service.js';
-import type { PeerHandler, PeerHeader } from '../migration/peer.js';
+import { NO_RECORD, type PeerHandler, type PeerHeader } from '../migration/peer.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { diskServerToWire, launchSpecFromWire } from './convert-launch-spec.js';
 import {
   commitOutcomeToWire,
   headerFromWire,
+  peerStateFromWire,
   peerStateToWire,
   voteToWire,
 } from './convert-peer.js';
@@ -51,8 +52,10 @@ export function peerService(
     async abort({ header }, { caller }) {
       return { state: peerStateToWire(await handler.abort(fromSource(header, caller))) };
     },
-    async queryMigration({ header }, { caller }) {
-      return { state: peerStateToWire(await handler.queryMigration(fromEither(header, caller))) };
+    async queryMigration({ header, own }, { caller }) {
+      const asked = fromEither(header, caller);
+      const state = await handler.queryMigration(asked, own ? peerStateFromWire(own) : NO_RECORD);
+      return { state: peerStateToWire(state) };
     },
     async sourceGone({ header }, { caller }) {
       return { state: peerStateToWire(await handler.sourceGone(fromSource(header, caller))) };

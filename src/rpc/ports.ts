@@ -2,6 +2,8 @@ import type { DomainManager, HostFacts } from '../domain/manager.js';
 import type { PeerFacts } from '../mesh/peers.js';
 import type { MigrationManager } from '../migration/migration.js';
 import type { PeerHandler } from '../migration/peer.js';
+import type { ResolvePort } from '../migration/resolving.js';
+import type { OwnershipPort } from '../migration/who-runs.js';
 
 /** What HostService asks of the agent. */
 export interface HostPort {
@@ -16,6 +18,8 @@ export interface RpcPorts {
   readonly domains: DomainManager;
   readonly host: HostPort;
   readonly peer: PeerHandler;
+  readonly ownership: OwnershipPort;
+  readonly resolve: ResolvePort;
 }
 
 /** The version of the protocol between agents; both must speak the same. */

@@ -120,6 +120,7 @@ function tlsProblem(
   return rejected(`The agent's certificate is not accepted: ${code}.`);
 }
 
+/** A connection that is reset in the middle of the handshake comes without the system call. */
 function isSystemError(error: NodeJS.ErrnoException | undefined): boolean {
-  return error?.syscall !== undefined;
+  return error?.syscall !== undefined || error?.code === 'ECONNRESET';
 }

@@ -115,8 +115,8 @@ function serve(
     .use(logCalls(log))
     .use(checkRole)
     .use(terminator.middleware());
-  server.add(MigrationServiceDefinition, migrationService(ports.migrations));
-  server.add(DomainServiceDefinition, domainService(ports.domains));
+  server.add(MigrationServiceDefinition, migrationService(ports.migrations, ports.resolve));
+  server.add(DomainServiceDefinition, domainService(ports.domains, ports.ownership));
   server.add(HostServiceDefinition, hostService(ports.host, agentVersion));
   server.add(peerDefinition, peerService(ports.peer));
   server.add(HealthDefinition, HealthServiceImpl(health));

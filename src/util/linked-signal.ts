@@ -53,6 +53,33 @@ export function withTimeout(
   };
 }
 
+/** Adds a time limit that begins when a promise resolves; one that rejects begins none. */
+export function withDeadlineAfter(
+  begin: Promise<unknown>,
+  limitMs: number,
+  signal: AbortSignal,
+  error: () => Error,
+): LinkedSignal {
+  const limit = new AbortController();
+  const linked = linkSignals(signal, limit.signal);
+  let timer: NodeJS.Timeout | undefined;
+  let over = false;
+  begin.then(
+    () => {
+      if (!over) timer = setTimeout(() => limit.abort(error()), limitMs);
+    },
+    () => undefined,
+  );
+  return {
+    signal: linked.signal,
+    [Symbol.dispose]: () => {
+      over = true;
+      clearTimeout(timer);
+      linked[Symbol.dispose]();
+    },
+  };
+}
+
 /**
  * Waits for a promise, but no longer than the signal allows: rejects with `signal.reason` on abort.
  * The promise itself goes on; a rejection that comes after the abort is swallowed, because nobody

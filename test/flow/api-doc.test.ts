@@ -62,11 +62,21 @@ describe('the commands in docs/api.md', () => {
     expect(watched).toContain('STATE_SUCCEEDED');
   });
 
+  it('ask who has the domain, and find nothing to resolve', async () => {
+    const asked = await run(commandWith('WhoRuns'));
+    expect(asked).toContain('"certainty": "CERTAINTY_CERTAIN"');
+    expect(asked).toContain('"ownerHost": "beta"');
+    // The migration has succeeded: nothing is in doubt.
+    await expect(run(commandWith('ResolveMigration'))).rejects.toThrow(
+      /failed_precondition[\s\S]*not in doubt here/,
+    );
+  });
+
   it('reach the agent through its unix socket', async () => {
     expect(await run(commandWith('--unix-socket'))).toContain('"name": "web"');
   });
 
   it('are all run by this test', () => {
-    expect(commands).toHaveLength(6);
+    expect(commands).toHaveLength(8);
   });
 });

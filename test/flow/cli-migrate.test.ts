@@ -233,7 +233,7 @@ describe('drover watch and cancel', () => {
     ['is cancelled', cancelled, 0, 'has ended; guest runs on host-a.'],
     ['has failed', failed, 0, 'has ended; guest runs on host-a.'],
     ['has succeeded', succeeded, 1, 'Too late: web1 runs on host-b.'],
-    ['is in doubt', inDoubt, 5, 'Too late: the migration of web1 is in doubt.'],
+    ['is in doubt', inDoubt, 5, 'Too late: the migration of web1 is in doubt'],
     [
       'is being handed over',
       migrationWith({ phase: 'PHASE_HANDOVER', cancellable: false }),

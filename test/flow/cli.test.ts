@@ -371,3 +371,67 @@ describe('the network', () => {
 async function* inputOf(text: string): AsyncGenerator<string> {
   yield text;
 }
+
+describe('resolve', () => {
+  const migrationId = '4e9b8f3a-6f39-4b43-9a53-0d3a6f1f5b11';
+  const known = { migration: { migrationId, domainName: 'web1' } };
+
+  it('asks for one of its two words, and for no other', async () => {
+    for (const words of [[], ['--reclaim', '--relinquish']]) {
+      const { exitCode, stderr } = await cli(['resolve', 'web1', ...words]);
+      expect(exitCode).toBe(2);
+      expect(stderr).toMatch(/either --reclaim or --relinquish/);
+    }
+  });
+
+  it('sends what was typed, and tells what is discarded', async () => {
+    const asked: unknown[] = [];
+    const agent = await withAgent({
+      migrations: {
+        getMigration: async () => known,
+        resolveMigration: async (request) => {
+          asked.push(request);
+          return {
+            ...known,
+            record: 'RECLAIMED',
+            epoch: 2,
+            generation: 1,
+            evidence: 'EVIDENCE_CONFIRMED_NAME',
+            ownerHost: 'host-a',
+            peerAnswer: 'host-b does not answer.',
+            discarded: [{ host: 'host-b', what: 'every write that the guest made on host-b' }],
+          };
+        },
+      },
+    });
+    const words = ['--reclaim', '--confirm', 'web1', '--note', 'it is off'];
+    const { exitCode, stdout } = await cli(['resolve', migrationId, ...words, '--agent', agent]);
+    expect(exitCode).toBe(0);
+    expect(asked).toMatchObject([
+      { migrationId, action: 'ACTION_RECLAIM', confirmDomainName: 'web1', note: 'it is off' },
+    ]);
+    expect(`\n${stdout}`).toMatchInlineSnapshot(`
+      "
+      web1 is host-a's now, by the domain's name as you typed it.
+        the journal says  RECLAIMED, epoch 2, generation 1
+        the other side    host-b does not answer.
+      Discarded:
+        - every write that the guest made on host-b
+      "
+    `);
+  });
+
+  it('ends with 5 where nothing proves a fence: it is as much in doubt as before', async () => {
+    const agent = await withAgent({
+      migrations: {
+        getMigration: async () => known,
+        resolveMigration: async () => {
+          throw new ReasonedError('FENCE_UNPROVEN', 'Nothing proves it.');
+        },
+      },
+    });
+    const { exitCode, stderr } = await cli(['resolve', migrationId, '--reclaim', '--agent', agent]);
+    expect(exitCode).toBe(5);
+    expect(stderr).toMatch(/FENCE_UNPROVEN/);
+  });
+});

@@ -3,75 +3,18 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { HostSystem } from '../../src/domain/host-settings.js';
-import type { IncomingRequest, LaunchSpec } from '../../src/domain/types.js';
+import type { LaunchSpec } from '../../src/domain/launch-spec.js';
+import type { IncomingRequest } from '../../src/domain/types.js';
 import { ProcessError } from '../../src/process/errors.js';
-import { TapError } from '../../src/process/tap.js';
 import { deferred } from '../../src/util/deferred.js';
-import { FakeImageTool, FakeLauncher, fakeBinary } from '../support/fake-qemu.js';
-import { HostStage, type HostStageParts } from '../support/host-stage.js';
+import { FakeHost, fakeSpec as spec } from '../support/fake-host.js';
+import { refuse } from '../support/fake-qemu.js';
+import type { HostStageParts } from '../support/host-stage.js';
 
 const MIB = 1024 ** 2;
 const GIB = 1024 ** 3;
 const signal = new AbortController().signal;
 const force = { force: true, timeLimitMs: 1 };
-
-const spec = {
-  name: 'web1',
-  memoryBytes: 64 * MIB,
-  accelerator: 'tcg',
-  disks: [{ id: 'root', sizeBytes: MIB }],
-};
-
-/** A host whose QEMUs are fakes, with a kernel of the test's own. */
-class FakeHost {
-  readonly launcher = new FakeLauncher({ idle: true });
-  readonly taps = new Set<string>();
-  freeBytes = 32 * GIB;
-  readonly #parts: HostStageParts;
-  stage!: HostStage;
-
-  constructor(parts: HostStageParts = {}) {
-    this.#parts = parts;
-  }
-
-  async open(): Promise<this> {
-    const system: Partial<HostSystem> = {
-      memory: async () => ({ totalBytes: 64 * GIB, availableBytes: this.freeBytes }),
-      residentBytes: async () => 0,
-      bridgeExists: async (name) => name === 'br0',
-      createTap: async ({ name }) => {
-        if (this.taps.size > 1) throw new TapError('NOT_PERMITTED', 'No more taps.');
-        this.taps.add(name);
-      },
-      deleteTap: async (name) => void this.taps.delete(name),
-    };
-    this.stage = await HostStage.open({
-      binary: fakeBinary(),
-      launcher: this.launcher,
-      images: new FakeImageTool(),
-      system,
-      ...this.#parts,
-    });
-    return this;
-  }
-
-  get domains() {
-    return this.stage.domains;
-  }
-
-  /** Creates and starts a domain and describes it as its migration would. */
-  async launchSpec(changes: object = {}): Promise<LaunchSpec> {
-    const { spec: fixed } = await this.domains.create({ ...spec, ...changes }, { signal });
-    await this.domains.start(fixed.name, { paused: true }, { signal });
-    return this.domains.claim(fixed.name, 'm1').launchSpec({ signal });
-  }
-
-  async close(): Promise<void> {
-    await this.stage[Symbol.asyncDispose]();
-    this.launcher.killAll();
-  }
-}
 
 describe("a host's domains", () => {
   let here: FakeHost;
@@ -82,6 +25,7 @@ describe("a host's domains", () => {
     launchSpec,
     migrationId: 'm1',
     attempt: 1,
+    epoch: 1,
     generation: 2,
     sourceHost: 'here',
     ...changes,
@@ -224,42 +168,71 @@ describe("a host's domains", () => {
     await domains.start('web1', { paused: false }, { signal });
   });
 
-  it('that a migration left in doubt stay so over a restart', async () => {
+  it('that are in doubt are not touched, and are shown so unless their guest runs', async () => {
     const { spec: fixed } = await here.domains.create(spec, { signal });
-    await here.domains.start('web1', { paused: false }, { signal });
-    await here.domains.recordHandover(fixed.uuid, 'COMMITTED', 'm1', 'there');
+    await here.domains.start('web1', { paused: true }, { signal });
     const domains = await here.stage.reopen();
+    const message = 'web1 was given up to there, which has not answered.';
+    const facts = { destination_host: 'there' };
+    domains.doubt(fixed.uuid, { reason: 'OWNERSHIP_UNKNOWN', message, hint: 'Ask there.', facts });
     expect((await domains.get('web1')).state).toBe('IN_DOUBT');
     for (const refused of [
       () => domains.start('web1', { paused: false }, { signal }),
       () => domains.stop('web1', force, { signal }),
       () => domains.delete('web1', { tombstone: false }),
     ]) {
-      await expect(refused()).rejects.toMatchObject({ reason: 'OWNERSHIP_UNKNOWN' });
+      const hint = 'Ask there.';
+      await expect(refused()).rejects.toMatchObject({ reason: 'OWNERSHIP_UNKNOWN', hint, facts });
     }
+    expect(() => domains.claim('web1', 'm2')).toThrow(message);
     expect(here.launcher.alive).toHaveLength(1);
-    await domains.recordHandover(fixed.uuid, 'RECLAIMED', 'm1', 'there');
-    expect((await (await here.stage.reopen()).get('web1')).state).toBe('RUNNING');
+    domains.doubt(fixed.uuid, undefined);
+    await domains.start('web1', { paused: false }, { signal });
+    domains.doubt(fixed.uuid, { reason: 'OWNERSHIP_UNKNOWN', message });
+    expect((await domains.get('web1')).state).toBe('RUNNING');
+    await domains.standDown(fixed.uuid, { epoch: 1, generation: 1 });
+    expect(here.launcher.alive).toMatchObject([{ runState: 'paused' }]);
+    expect((await domains.get('web1')).state).toBe('IN_DOUBT');
+  });
+
+  it('are stood down by force where QEMU does not pause its guest', async () => {
+    const { spec: fixed } = await here.domains.create(spec, { signal });
+    await here.domains.start('web1', { paused: false }, { signal });
+    here.launcher.faults.add({ at: { command: 'stop' }, action: refuse('Not today.') });
+    await here.domains.standDown(fixed.uuid, { epoch: 1, generation: 1 });
+    expect(here.launcher.alive).toEqual([]);
+    expect(existsSync(join(here.stage.pool(), fixed.uuid))).toBe(true);
+    await here.domains.standDown(fixed.uuid, { epoch: 1, generation: 1 });
+  });
+
+  it('keep the epoch that a person gave them', async () => {
+    const { spec: fixed } = await here.domains.create(spec, { signal });
+    expect(await here.domains.get('web1')).toMatchObject({ epoch: 1, generation: 1 });
+    await here.domains.raiseEpoch(fixed.uuid, 3);
+    await here.domains.raiseEpoch(fixed.uuid, 2);
+    expect(await (await here.stage.reopen()).get('web1')).toMatchObject({ epoch: 3 });
   });
 
   it('that were given away are retired by the next life of the agent', async () => {
     const { spec: fixed } = await here.domains.create(spec, { signal });
     await here.domains.start('web1', { paused: false }, { signal });
-    await here.domains.recordHandover(fixed.uuid, 'DONE', 'm1', 'there');
     const domains = await here.stage.reopen();
+    const leaving = domains.recoverOutgoing(fixed.uuid, 'm1');
+    await leaving?.retire('there');
+    await leaving?.retire('there');
+    expect(domains.recoverOutgoing(fixed.uuid, 'm1')).toBeUndefined();
     expect(await domains.get('web1')).toMatchObject({ state: 'MOVED', ownerHost: 'there' });
     expect(here.launcher.alive).toEqual([]);
     expect(await readdir(join(here.stage.pool(), '.tombstones'))).toHaveLength(1);
   });
 
-  it('arrive: owned in writing first, and then here over a restart', async () => {
+  it('arrive, and are here over a restart', async () => {
     const launchSpec = await here.launchSpec();
     const incoming = await there.domains.startIncoming(request(launchSpec), { signal });
     expect(() => there.domains.claim('web1', 'm2')).toThrow(
       expect.objectContaining({ reason: 'DOMAIN_NOT_RUNNING' }),
     );
-    await incoming.own();
-    incoming.release();
+    await incoming.arrive();
     await incoming[Symbol.asyncDispose]();
     const arrived = { state: 'PAUSED', ownerHost: 'there', generation: 2 };
     expect(await there.domains.get('web1')).toMatchObject(arrived);
@@ -267,10 +240,11 @@ describe("a host's domains", () => {
     expect(there.stage.problems).toEqual([]);
   });
 
-  it('that were owned in writing and never ran are as if they had never come', async () => {
+  it('that are given up on their way in are as if they had never come', async () => {
     const launchSpec = await here.launchSpec();
     const incoming = await there.domains.startIncoming(request(launchSpec), { signal });
-    await incoming.own();
+    await incoming.kill();
+    expect(incoming.alive).toBe(false);
     await incoming[Symbol.asyncDispose]();
     expect(await there.domains.list()).toEqual([]);
     expect(await there.stage.leftovers()).toEqual([]);
@@ -296,8 +270,7 @@ describe("a host's domains", () => {
     await given[Symbol.asyncDispose]();
     expect(await here.domains.get('web1')).toMatchObject({ state: 'MOVED', ownerHost: 'there' });
     const kept = await here.domains.startIncoming(back, { signal });
-    await kept.own();
-    kept.release();
+    await kept.arrive();
     await expect.poll(tombstones).toEqual([]);
     expect(await here.domains.get('web1')).toMatchObject({ ownerHost: 'here', generation: 3 });
   });

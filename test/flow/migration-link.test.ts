@@ -16,8 +16,8 @@ interface Moment {
 
 const MOMENTS: readonly Moment[] = [
   { waitingFor: 'Prepare', command: 'query-uuid', outcome: 'stays' },
-  { waitingFor: 'ExportDisks', command: 'nbd-server-start', outcome: 'stays' },
-  { waitingFor: 'AcceptRam', command: 'migrate-incoming', outcome: 'stays' },
+  { waitingFor: 'ExportDisks', command: 'nbd-server-start', outcome: 'moves' },
+  { waitingFor: 'AcceptRam', command: 'migrate-incoming', outcome: 'moves' },
   { waitingFor: 'AwaitLoaded', command: 'nbd-server-stop', outcome: 'stays' },
   // It is asked for until it is answered.
   { waitingFor: 'Commit', command: 'cont', outcome: 'moves' },

@@ -58,7 +58,9 @@ function expected({ side, command, nth }: Point, fault: FaultName): Outcome {
   // What the mirrors of an earlier life left is looked for; without an answer there is nothing.
   if (LOOKS_FOR_LEFTOVERS.has(point) && !kills && !drops) return 'moves';
   // The guest is on the destination already: the source's QEMU may end as it likes.
-  if (['source query-migrate 3', 'source quit 1'].includes(point)) return 'moves';
+  if (['source query-migrate 4', 'source quit 1'].includes(point)) return 'moves';
+  // The images are locked when nothing can bring the guest back any more.
+  if (side === 'source' && command === 'blockdev-set-active') return 'moves';
   // From `cont` on the guest may have run there, so its images are the ones that count.
   if (['destination cont 1', 'destination query-status 3'].includes(point)) {
     if (kills) return 'is down on the destination';

@@ -1,5 +1,6 @@
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { NO_RECORD } from '../../src/migration/peer.js';
 import { connectAgent } from '../../src/rpc/client.js';
 import { deferred } from '../../src/util/deferred.js';
 import { makeTestCertificates, type TestCertificates } from '../support/certificates.js';
@@ -13,7 +14,7 @@ describe('an agent that cannot be reached', () => {
   afterAll(() => certificates?.[Symbol.asyncDispose]());
   const ask = async (address: string) => {
     using peers = peersOf('host-a', await certificates.host('host-a'), { 'host-b': address });
-    return await peers.calls('host-b').queryMigration(fakeHeader(), patiently());
+    return await peers.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, patiently());
   };
 
   it('is PEER_UNREACHABLE at once when nobody listens', async () => {
@@ -105,19 +106,21 @@ describe('an agent that cannot be reached', () => {
       'host-b': `127.0.0.1:${port}`,
     });
     const calls = peers.calls('host-b');
-    await expect(calls.queryMigration(fakeHeader(), patiently())).rejects.toMatchObject({
+    await expect(calls.queryMigration(fakeHeader(), NO_RECORD, patiently())).rejects.toMatchObject({
       reason: 'PEER_UNREACHABLE',
     });
     await using agent = await startFakeAgent(await certificates.host('host-b'), {
       address: `127.0.0.1:${port}`,
       peer: {
-        queryMigration: async () => ({ record: 'NONE', journalId: '', failure: undefined }),
+        queryMigration: async () => NO_RECORD,
       },
     });
     expect(agent.server.port).toBe(port);
-    await expect(calls.queryMigration(fakeHeader(), patiently())).resolves.toMatchObject({
-      record: 'NONE',
-    });
+    await expect(calls.queryMigration(fakeHeader(), NO_RECORD, patiently())).resolves.toMatchObject(
+      {
+        record: 'NONE',
+      },
+    );
   });
 
   it('ends a wait with the reason of its signal', async () => {
@@ -127,7 +130,7 @@ describe('an agent that cannot be reached', () => {
     });
     const controller = new AbortController();
     const options = { signal: controller.signal };
-    const call = peers.calls('host-b').queryMigration(fakeHeader(), options);
+    const call = peers.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, options);
     const ram = peers.calls('host-b').openRam('t', options);
     const outcomes = Promise.all([
       expect(call).rejects.toThrow('enough of this'),

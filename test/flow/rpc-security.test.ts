@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { identityUri } from '../../scripts/certificates.js';
 import { HostServiceDefinition } from '../../src/gen/drover/v1/host_service.js';
 import { MigrationServiceDefinition } from '../../src/gen/drover/v1/migration_service.js';
+import { NO_RECORD } from '../../src/migration/peer.js';
 import { connectAgent } from '../../src/rpc/client.js';
 import { Connection } from '../../src/rpc/connection.js';
 import { headerToWire } from '../../src/rpc/convert-peer.js';
@@ -42,8 +43,8 @@ describe('who may call an agent', () => {
         },
       },
       peer: {
-        queryMigration: async () => ({ record: 'NONE', journalId: '', failure: undefined }),
-        abort: async () => ({ record: 'ABORTED', journalId: 'j', failure: undefined }),
+        queryMigration: async () => NO_RECORD,
+        abort: async () => ({ ...NO_RECORD, record: 'ABORTED', journalId: 'j' }),
       },
     });
   });
@@ -101,11 +102,13 @@ describe('who may call an agent', () => {
     const calls = peers.calls('host-b');
     const foreign = fakeHeader({ sourceHost: 'host-c' });
     const arriving = fakeHeader({ sourceHost: 'host-b', destinationHost: 'host-a' });
-    await expect(calls.queryMigration(fakeHeader(), patiently())).resolves.toMatchObject({
-      record: 'NONE',
-    });
-    await expect(calls.queryMigration(arriving, patiently())).resolves.toBeDefined();
-    await expect(calls.queryMigration(foreign, patiently())).rejects.toMatchObject({
+    await expect(calls.queryMigration(fakeHeader(), NO_RECORD, patiently())).resolves.toMatchObject(
+      {
+        record: 'NONE',
+      },
+    );
+    await expect(calls.queryMigration(arriving, NO_RECORD, patiently())).resolves.toBeDefined();
+    await expect(calls.queryMigration(foreign, NO_RECORD, patiently())).rejects.toMatchObject({
       reason: 'PERMISSION_DENIED',
     });
     await expect(calls.abort(fakeHeader(), patiently())).resolves.toBeDefined();
@@ -150,7 +153,7 @@ describe('who may call an agent', () => {
     const ours = await certificates.host('host-a');
     using nobodyTrusts = peersOf('host-a', foreign, { 'host-b': agent.address });
     await expect(
-      nobodyTrusts.calls('host-b').queryMigration(fakeHeader(), patiently()),
+      nobodyTrusts.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, patiently()),
     ).rejects.toMatchObject({ reason: 'TLS_PEER_REJECTED' });
     using agentDoesNotTrust = peersOf(
       'host-a',
@@ -158,7 +161,7 @@ describe('who may call an agent', () => {
       { 'host-b': agent.address },
     );
     await expect(
-      agentDoesNotTrust.calls('host-b').queryMigration(fakeHeader(), patiently()),
+      agentDoesNotTrust.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, patiently()),
     ).rejects.toMatchObject({
       reason: 'TLS_PEER_REJECTED',
       message: expect.stringMatching(/does not accept this side's certificate/),
@@ -168,7 +171,7 @@ describe('who may call an agent', () => {
   it('refuses the agent of another host than the one that was dialled', async () => {
     using peers = peersOf('host-a', await certificates.host('host-a'), { 'host-c': agent.address });
     await expect(
-      peers.calls('host-c').queryMigration(fakeHeader(), patiently()),
+      peers.calls('host-c').queryMigration(fakeHeader(), NO_RECORD, patiently()),
     ).rejects.toMatchObject({
       reason: 'TLS_PEER_REJECTED',
       message: expect.stringMatching(/The agent is that of host-b, not of host-c/),

@@ -141,7 +141,7 @@ describe('the services of an agent', () => {
         commit: async () => {
           committing.resolve();
           await stopping.promise;
-          return { outcome: 'RUNNING' };
+          return { outcome: 'RUNNING', cost: { journalUs: 1, handledUs: 2 } };
         },
         awaitLoaded: () => new Promise(() => {}),
       },
@@ -164,7 +164,7 @@ describe('the services of an agent', () => {
     const stopped = agent.server.shutdown(5_000);
     await watchEnds;
     stopping.resolve();
-    expect(await committed).toEqual({ outcome: 'RUNNING' });
+    expect(await committed).toMatchObject({ outcome: 'RUNNING' });
     await stopped;
     expect(performance.now() - startedMs).toBeLessThan(4_000);
     await agent[Symbol.asyncDispose]();

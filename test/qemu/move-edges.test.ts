@@ -2,7 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { createServer, type Server } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { PSK_PRIORITY, PskFolder } from '../../src/channel/psk.js';
-import type { DiskServerAddress, LoadedGuest } from '../../src/domain/types.js';
+import type { DiskServerAddress } from '../../src/domain/launch-spec.js';
+import type { LoadedGuest } from '../../src/domain/types.js';
 import { moveGuest } from '../support/move-guest.js';
 import { type Actor, QemuStage, type StageSpec } from '../support/qemu-stage.js';
 

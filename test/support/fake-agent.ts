@@ -9,6 +9,8 @@ import type { WaitOptions } from '../../src/domain/types.js';
 import { Peers } from '../../src/mesh/peers.js';
 import type { MigrationManager } from '../../src/migration/migration.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
+import type { ResolvePort } from '../../src/migration/resolving.js';
+import type { OwnershipPort } from '../../src/migration/who-runs.js';
 import { PeerClients } from '../../src/rpc/peer-directory.js';
 import type { HostPort } from '../../src/rpc/ports.js';
 import { type RpcServer, startRpcServer } from '../../src/rpc/server.js';
@@ -48,6 +50,8 @@ export interface FakePorts {
   readonly domains?: Partial<DomainManager>;
   readonly host?: Partial<HostPort>;
   readonly peer?: Partial<PeerHandler>;
+  readonly ownership?: Partial<OwnershipPort>;
+  readonly resolve?: Partial<ResolvePort>;
 }
 
 /** An agent's gRPC side, real, in front of fake ports. */
@@ -81,6 +85,8 @@ export async function startFakeAgent(
         ...ports.host,
       }),
       peer: unless<PeerHandler>(ports.peer),
+      ownership: unless<OwnershipPort>(ports.ownership),
+      resolve: unless<ResolvePort>(ports.resolve),
     },
   });
   return {

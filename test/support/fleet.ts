@@ -137,7 +137,7 @@ export class Fleet implements AsyncDisposable {
 
 /** Moves a domain and answers the last snapshot, whatever the outcome. */
 export async function migrate(
-  source: TestHost,
+  source: Pick<TestHost, 'client'>,
   domain: string,
   destinationHost: string,
   onChange: (migration: Migration) => void = () => {},
@@ -148,7 +148,7 @@ export async function migrate(
 
 /** Follows a migration to its end. */
 export async function watchToEnd(
-  host: TestHost,
+  host: Pick<TestHost, 'client'>,
   migrationId: string,
   onChange: (migration: Migration) => void = () => {},
 ): Promise<Migration> {

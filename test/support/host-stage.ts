@@ -69,11 +69,14 @@ export class HostStage implements AsyncDisposable {
    * Ends this life of the manager and begins the next one; QEMUs go on, and so may what `between`
    * does.
    */
-  async reopen(between: () => void = () => undefined): Promise<HostDomains> {
+  async reopen(
+    between: () => void = () => undefined,
+    options: Parameters<typeof HostDomains.open>[1] = {},
+  ): Promise<HostDomains> {
     await this.#notePids();
     await this.domains.close();
     between();
-    this.domains = await HostDomains.open(this.settings);
+    this.domains = await HostDomains.open(this.settings, options);
     return this.domains;
   }
 

@@ -82,6 +82,7 @@ export const succeeded = migrationWith({
       loadUs: 20_300,
       commitUs: 400,
       resumeUs: 10_300,
+      safetyUs: 2_100,
     },
     qemuDowntimeMs: 31,
     transferredBytes: Math.round(13.5 * GIB),

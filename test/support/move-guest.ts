@@ -72,12 +72,13 @@ export async function moveGuest(
   const completedMs = sinceMs();
   await loading;
   const loadedMs = sinceMs();
+  const guard = await ram.guard({ signal });
+  if (!guard.fenced || !guard.settled) throw new Error(`The guard says ${JSON.stringify(guard)}.`);
   await hooks.loaded?.();
-  await incoming.own();
   await incoming.resume({ paused: pause.guestPaused }, { signal });
   const resumedMs = sinceMs();
   ram.release();
-  incoming.release();
+  await incoming.arrive();
   await domain.retire('there');
   return { settledMs, completedMs, loadedMs, resumedMs };
 }

@@ -7,9 +7,9 @@ import { promisify } from 'node:util';
 import type { Definition } from '../../src/domain/definitions.js';
 import { QemuIncomingDomain } from '../../src/domain/incoming-domain.js';
 import { launchArguments } from '../../src/domain/launch-arguments.js';
+import type { LaunchSpec } from '../../src/domain/launch-spec.js';
 import { assignPciSlots } from '../../src/domain/pci-slots.js';
 import { QemuDomain } from '../../src/domain/qemu-domain.js';
-import type { LaunchSpec } from '../../src/domain/types.js';
 import { findOnPath } from '../../src/process/binary.js';
 import { DetachedLauncher } from '../../src/process/detached-launcher.js';
 import type { Launcher } from '../../src/process/launcher.js';
@@ -80,10 +80,11 @@ export class QemuStage implements AsyncDisposable {
       pciSlots: assignPciSlots(this.spec),
       kernelSha256: '',
       ownerHost: 'here',
+      epoch: 1,
       generation: 1,
+      arrivedBy: '',
       process: undefined,
       taps: [],
-      handover: undefined,
     };
   }
 
@@ -167,22 +168,19 @@ export class QemuStage implements AsyncDisposable {
     });
     return new QemuIncomingDomain({
       process: actor.process,
-      request: {
-        launchSpec,
-        migrationId: randomUUID(),
-        attempt: 1,
-        generation: 2,
-        sourceHost: 'here',
+      attempt: 1,
+      pskIdentity: `${randomUUID()}.1`,
+      startAgain: async () => {
+        throw new Error('There is no other twin.');
       },
+      disks: launchSpec.disks,
       directory: actor.directory,
       data: { address: '127.0.0.1', ports: this.#options.ports ?? [49_600, 49_699] },
-      own: async () => undefined,
-      disown: async () => undefined,
       allocated: async () => Object.fromEntries(await Promise.all(allocated.map((ask) => ask()))),
       discard: async () => {
         await actor.process.kill();
       },
-      keep: () => undefined,
+      arrive: async () => undefined,
       report: (step, error) => this.problems.push(`could not ${step}: ${error}`),
     });
   }

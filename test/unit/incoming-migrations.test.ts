@@ -1,9 +1,12 @@
-import { describe, expect, it } from 'vitest';
-import type { LaunchSpec, MigratableDomains } from '../../src/domain/types.js';
+import { describe, expect, it, vi } from 'vitest';
+import type { LaunchSpec } from '../../src/domain/launch-spec.js';
+import type { MigratableDomains } from '../../src/domain/types.js';
 import { IncomingMigrations } from '../../src/migration/incoming-migrations.js';
-import type { PeerCalls, PeerHeader } from '../../src/migration/peer.js';
+import type { Journals } from '../../src/migration/journals.js';
+import { NO_RECORD, type PeerCalls, type PeerHeader } from '../../src/migration/peer.js';
 import { MigrationRegistry } from '../../src/migration/registry.js';
 import { systemClock } from '../../src/util/clock.js';
+import { MemoryJournal } from '../support/memory-journal.js';
 import { silentLog } from '../support/silent-log.js';
 
 const header: PeerHeader = {
@@ -19,18 +22,26 @@ const header: PeerHeader = {
 };
 const launchSpec = { spec: { name: 'web' } } as LaunchSpec;
 
+const JOURNAL = { side: 'destination', journalId: 'two', generation: 2 } as const;
+
 /** The incoming migrations of beta, with one whose source is never reached. */
-function stage(): IncomingMigrations {
+async function stage(): Promise<IncomingMigrations> {
   const calls = { queryMigration: () => new Promise(() => {}) } as unknown as PeerCalls;
   const incoming = new IncomingMigrations({
     host: 'beta',
     domains: {} as MigratableDomains,
+    journals: { create: async () => new MemoryJournal(JOURNAL) } as unknown as Journals,
+    outgoing: { answer: async () => NO_RECORD },
     peers: { calls: () => calls },
     registry: new MigrationRegistry(),
     clock: systemClock,
     log: silentLog,
   });
   incoming.prepare(header, launchSpec).catch(() => {});
+  await vi.waitFor(async () => {
+    const { record } = await incoming.queryMigration(header, NO_RECORD);
+    expect(record).toBe('PREPARED');
+  });
   return incoming;
 }
 
@@ -42,14 +53,14 @@ describe('a call of another agent', () => {
     ['another attempt', { attempt: 2 }],
     ['another domain', { domainUuid: '00000000-0000-4000-8000-000000000003' }],
   ])('of %s is refused and touches nothing', async (_, change) => {
-    const incoming = stage();
+    const incoming = await stage();
     const wrong = { ...header, ...change };
     await expect(incoming.abort(wrong)).rejects.toMatchObject({ reason: 'MIGRATION_EXISTS' });
-    expect(await incoming.queryMigration(header)).toMatchObject({ record: 'PREPARED' });
+    expect(await incoming.queryMigration(header, NO_RECORD)).toMatchObject({ record: 'PREPARED' });
   });
 
   it('for another host is refused, and so is any once the agent stops', async () => {
-    const incoming = stage();
+    const incoming = await stage();
     await expect(
       incoming.prepare({ ...header, destinationHost: 'gamma' }, launchSpec),
     ).rejects.toMatchObject({ reason: 'TLS_PEER_REJECTED' });

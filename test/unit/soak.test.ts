@@ -10,7 +10,7 @@ const SETTINGS = { domain: 'busy', perLife: 2 };
 
 const move = (gapMs: number): MoveRecord => ({
   total_ms: 1000,
-  downtime_us: { total: 50_000, settle: 1, ram: 2, load: 3, commit: 4, resume: 5 },
+  downtime_us: { total: 50_000, settle: 1, ram: 2, load: 3, commit: 4, resume: 5, safety: 3 },
   qemu_downtime_ms: 20,
   guest_gap_ms: gapMs,
   transferred_bytes: 1024 ** 2,

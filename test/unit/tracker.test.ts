@@ -64,18 +64,20 @@ describe('a tracker', () => {
 
 describe('the downtime', () => {
   it('is the sum of its parts, even where a moment overtook another', () => {
-    const downtime = splitDowntime({
+    const moments = {
       stopped: 1000,
       settled: 1500,
       completed: 4000,
       loaded: 3900,
       committed: 4100,
       resumed: 6000,
-    });
-    const { totalUs, ...parts } = downtime;
+    };
+    const downtime = splitDowntime(moments, 300);
+    const { totalUs, safetyUs, ...parts } = downtime;
     expect(totalUs).toBe(5000);
     expect(Object.values(parts).reduce((sum, part) => sum + part, 0)).toBe(totalUs);
     expect(downtime.loadUs).toBe(0);
+    expect(safetyUs, 'what giving the guest up took, and what else').toBe(100 + 300);
   });
 });
 

@@ -66,10 +66,35 @@ describe('the configuration of an agent', () => {
     expect(text).toContain(`Default: ${minimal.directories.state}`);
     expect(text).toContain(`Default: ${minimal.directories.run}`);
     expect(text).toContain(`Default: ${minimal.data.ports.first}-${minimal.data.ports.last}`);
-    const keys = Object.entries(minimal).flatMap(([key, value]) =>
+    const { fence } = parse(`${MINIMAL}fence: {command: /bin/true}`);
+    expect(fence).toEqual({ command: '/bin/true', arguments: [], limitMs: 60_000 });
+    expect(text).toContain(`Default: ${fence?.limitMs}`);
+    const keys = Object.entries({ ...minimal, fence: {} }).flatMap(([key, value]) =>
       Array.isArray(value) || typeof value === 'string' ? [key] : [key, ...Object.keys(value)],
     );
     for (const key of keys) expect(text).toMatch(new RegExp(`^\\s*${key}:`, 'm'));
+  });
+
+  it('takes a fence command with its arguments, and refuses what could not be run', () => {
+    const fenced = (text: string) => `${MINIMAL}fence: {${text}}`;
+    expect(
+      parse(fenced('command: /bin/fence, arguments: [--off, "2"], limit_ms: 500')).fence,
+    ).toEqual({
+      command: '/bin/fence',
+      arguments: ['--off', '2'],
+      limitMs: 500,
+    });
+    expect(violations(fenced('command: fence'))).toEqual([
+      expect.stringMatching(/fence.command must be an absolute path/),
+    ]);
+    expect(violations(fenced('arguments: []'))).toEqual([
+      expect.stringMatching(/fence.command must be an absolute path/),
+    ]);
+    for (const limit of ['0', '600001', '1.5', 'soon']) {
+      expect(violations(fenced(`command: /bin/fence, limit_ms: ${limit}`))).toEqual([
+        expect.stringMatching(/fence.limit_ms must be a whole number from 1 to 600000/),
+      ]);
+    }
   });
 
   it('takes the host of the listen address for the data ports when that is one address', () => {
@@ -117,7 +142,7 @@ describe('the configuration of an agent', () => {
       `${MINIMAL}colour: red`,
       [
         'line 4: the file has the unknown key `colour`; known are host, listen, tls, ' +
-          'directories, data, pools, kernels, peers',
+          'directories, data, pools, kernels, peers, fence',
       ],
     ],
     [

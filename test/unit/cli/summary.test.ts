@@ -10,14 +10,15 @@ describe('the summary of a migration', () => {
       "
       ok: web1 runs on host-b.
 
-        total time     30.2 s
-        downtime      46.1 ms  31 ms by QEMU's own count
-          settle       3.1 ms  mirrors settled
-          ram         12.0 ms  last RAM and device state sent
-          load        20.3 ms  guest loaded on the destination
-          commit       0.4 ms  given up by the source
-          resume      10.3 ms  taken and resumed by the destination
-        transferred  13.5 GiB  RAM in 3 passes
+        total time        30.2 s
+        downtime         46.1 ms  31 ms by QEMU's own count
+          settle          3.1 ms  mirrors settled
+          ram            12.0 ms  last RAM and device state sent
+          load           20.3 ms  guest loaded on the destination
+          commit          0.4 ms  given up by the source
+          resume         10.3 ms  taken and resumed by the destination
+          of it safety    2.1 ms  durable records, round trip
+        transferred     13.5 GiB  RAM in 3 passes
 
         DISK    SIZE    SENT  TOOK ON SOURCE  TAKES ON DESTINATION
         root  10 GiB  10 GiB         6.3 GiB               6.3 GiB

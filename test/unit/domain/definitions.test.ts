@@ -21,10 +21,11 @@ const definition: Definition = {
   pciSlots: { 'disk-root': 2 },
   kernelSha256: '',
   ownerHost: 'here',
+  epoch: 2,
   generation: 3,
+  arrivedBy: 'm0',
   process: { process: { pid: 7, startTime: 8, unit: 'u' }, uuid: UUID, directory: '/run/x' },
   taps: ['drv1'],
-  handover: { migrationId: 'm', record: 'COMMITTED', peer: 'there' },
 };
 
 describe('definitions', () => {
@@ -44,7 +45,7 @@ describe('definitions', () => {
 
   it('are read as they were written', async () => {
     expect(await readAll()).toEqual([]);
-    const stopped = { ...definition, process: undefined, taps: [], handover: undefined };
+    const stopped = { ...definition, process: undefined, taps: [] };
     for (const written of [definition, stopped]) {
       await definitions.write(written);
       expect(await readAll()).toEqual([{ uuid: UUID, definition: written, incoming: undefined }]);
@@ -56,9 +57,13 @@ describe('definitions', () => {
     const incoming = {
       migrationId: 'm',
       attempt: 1,
+      epoch: 2,
       generation: 4,
+      sourceHost: 'there',
       definition,
       pools: ['default'],
+      roomBytes: { root: 512 },
+      again: { attempt: 2, process: definition.process },
     };
     await definitions.write(definition);
     await definitions.writeIncoming(UUID, incoming);
@@ -68,6 +73,17 @@ describe('definitions', () => {
     await definitions.writeIncoming(UUID, incoming);
     await definitions.remove(UUID);
     expect(await readAll()).toEqual([{ uuid: UUID, definition: undefined, incoming }]);
+  });
+
+  it('of an earlier version of the agent are read with the values that were meant', async () => {
+    const { epoch: _epoch, arrivedBy: _arrivedBy, ...earlier } = definition;
+    const handover = { migrationId: 'm', record: 'COMMITTED', peer: 'there' };
+    await mkdir(definitions.folder(UUID), { recursive: true });
+    const text = JSON.stringify({ version: 1, ...earlier, handover });
+    await writeFile(join(definitions.folder(UUID), 'domain.json'), text);
+    expect(await readAll()).toEqual([
+      { uuid: UUID, definition: { ...earlier, epoch: 1, arrivedBy: '' }, incoming: undefined },
+    ]);
   });
 
   it('leave no folder behind the last record, whatever else is in it', async () => {

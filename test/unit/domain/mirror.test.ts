@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import type { LaunchDisk } from '../../../src/domain/launch-spec.js';
 import { Mirror, type MirrorEvent, planMirrors } from '../../../src/domain/mirror.js';
-import type { LaunchDisk } from '../../../src/domain/types.js';
 
 const disk = (diskId: string, mirrored = true): LaunchDisk => ({
   diskId,

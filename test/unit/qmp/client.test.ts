@@ -148,8 +148,29 @@ describe('a QMP connection', () => {
   test('is closed when QEMU answers what was not asked', async () => {
     await using monitor = await ScriptedMonitor.start();
     const client = await QmpClient.connect(monitor.path);
-    monitor.say({ return: {}, id: 'c99' });
+    const asked = client.execute('stop').catch(() => undefined);
+    const [sent] = await monitor.received(1);
+    monitor.say({ return: {}, id: String(sent?.['id']).replace('c', 'c9') });
     expect(await client.closed).toMatchObject({ cause: { name: 'QmpProtocolError' } });
+    await asked;
+  });
+
+  test('takes no answer that was meant for an earlier client of the monitor', async () => {
+    await using monitor = await ScriptedMonitor.start();
+    let earlier: unknown;
+    {
+      await using client = await QmpClient.connect(monitor.path);
+      const unanswered = client.execute('query-status').catch(() => undefined);
+      earlier = (await monitor.received(1))[0]?.['id'];
+      await client.close();
+      await unanswered;
+    }
+    await using client = await QmpClient.connect(monitor.path);
+    const uuid = client.execute('query-uuid');
+    const [, sent] = await monitor.received(2);
+    monitor.say({ return: { status: 'running' }, id: earlier });
+    monitor.say({ return: { UUID: 'u' }, id: sent?.['id'] });
+    expect(await uuid).toEqual({ UUID: 'u' });
   });
 
   test.each([

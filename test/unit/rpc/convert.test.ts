@@ -13,7 +13,7 @@ import {
   PeerState as WirePeerState,
 } from '../../../src/gen/drover/v1/peer_service.js';
 import type { Failure } from '../../../src/migration/errors.js';
-import type { HandoverRecord } from '../../../src/migration/handover.js';
+import type { HandoverRecord } from '../../../src/migration/handover-types.js';
 import type { CommitOutcome } from '../../../src/migration/peer.js';
 import { PHASES, type Phase } from '../../../src/migration/phase.js';
 import { domainToWire, hostToWire, peerToWire } from '../../../src/rpc/convert-host.js';
@@ -82,6 +82,10 @@ const RECORDS = {
   LOADED: 0,
   OWNED: 0,
   RUNNING: 0,
+  DST_PREPARED: 0,
+  SWITCHING: 0,
+  SOURCE_GONE: 0,
+  SUPERSEDED: 0,
 } satisfies Record<HandoverRecord | 'NONE', number>;
 
 const spec = parseDomainSpec({
@@ -215,9 +219,13 @@ describe('what agents tell each other', () => {
 
   it('is the same state, outcome and vote', () => {
     const record = fc.constantFrom(...(Object.keys(RECORDS) as (keyof typeof RECORDS)[]));
-    const state = fc.record({ record, journalId: text, failure: maybe(failure) });
+    const rank = fc.record({ epoch: whole, generation: whole });
+    const state = fc.record({ record, rank, journalId: text, failure: maybe(failure) });
     const outcome: fc.Arbitrary<CommitOutcome> = fc.oneof(
-      fc.constant({ outcome: 'RUNNING' as const }),
+      fc.record({
+        outcome: fc.constant('RUNNING' as const),
+        cost: fc.record({ journalUs: whole, handledUs: whole }),
+      }),
       fc.constant({ outcome: 'OWNED_LOST' as const }),
       fc.record({ outcome: fc.constant('REFUSED' as const), failure: maybe(failure) }),
     );
@@ -304,7 +312,15 @@ describe('what callers are told', () => {
   });
 
   it('shows the summary of a migration that has ended well', () => {
-    const downtime = { totalUs: 15, settleUs: 1, ramUs: 2, loadUs: 3, commitUs: 4, resumeUs: 5 };
+    const downtime = {
+      totalUs: 15,
+      settleUs: 1,
+      ramUs: 2,
+      loadUs: 3,
+      commitUs: 4,
+      resumeUs: 5,
+      safetyUs: 6,
+    };
     const disk = {
       diskId: 'root',
       sizeBytes: 5,
@@ -333,14 +349,31 @@ describe('what callers are told', () => {
       spec,
       state: 'IN_DOUBT' as const,
       ownerHost: 'host-b',
+      epoch: 2,
       generation: 3,
       qemuPid: 77,
       serialPath: 'x',
       migrationId: 'm',
       tombstoneBytes: 5,
+      doubt: {
+        reason: 'OWNERSHIP_UNKNOWN' as const,
+        message: 'Nobody knows.',
+        facts: { migration_id: 'm' },
+      },
     };
     const shown = sent(Domain, domainToWire(domain));
-    expect(shown).toMatchObject({ ...domain, state: 'STATE_IN_DOUBT', spec: { name: 'web' } });
+    expect(shown).toMatchObject({
+      ...domain,
+      state: 'STATE_IN_DOUBT',
+      spec: { name: 'web' },
+      doubt: {
+        reason: 'OWNERSHIP_UNKNOWN',
+        message: 'Nobody knows.',
+        hint: expect.stringMatching(/agent back/),
+        metadata: { migration_id: 'm' },
+      },
+    });
+    expect(sent(Domain, domainToWire({ ...domain, doubt: undefined })).doubt).toBeUndefined();
     expect(parseDomainSpec(shown.spec)).toEqual(spec);
     const host = {
       name: 'host-a',

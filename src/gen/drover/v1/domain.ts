@@ -6,6 +6,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { Failure } from "./failure.js";
 
 export const protobufPackage = "drover.v1";
 
@@ -31,6 +32,13 @@ export interface Domain {
   migrationId: string;
   /** When a tombstone is kept on this host: the storage it takes. */
   tombstoneBytes: number;
+  /**
+   * Grows with every word of a person, by ResolveMigration, about who owns the domain; 1 at creation.
+   * Of two copies the one of the higher epoch counts, and within one epoch that of the higher generation.
+   */
+  epoch: number;
+  /** Why nobody may start, stop, delete or move the domain here now. Unset when nothing speaks against it. */
+  doubt: Failure | undefined;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -250,6 +258,8 @@ function createBaseDomain(): Domain {
     serialPath: "",
     migrationId: "",
     tombstoneBytes: 0,
+    epoch: 0,
+    doubt: undefined,
     _unknownFields: {},
   };
 }
@@ -279,6 +289,12 @@ export const Domain: MessageFns<Domain> = {
     }
     if (message.tombstoneBytes !== 0) {
       writer.uint32(64).uint64(message.tombstoneBytes);
+    }
+    if (message.epoch !== 0) {
+      writer.uint32(72).uint64(message.epoch);
+    }
+    if (message.doubt !== undefined) {
+      Failure.encode(message.doubt, writer.uint32(82).fork()).join();
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -368,6 +384,22 @@ export const Domain: MessageFns<Domain> = {
             message.tombstoneBytes = longToNumber(reader.uint64());
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.epoch = longToNumber(reader.uint64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.doubt = Failure.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -418,6 +450,8 @@ export const Domain: MessageFns<Domain> = {
         : isSet(object.tombstone_bytes)
         ? globalThis.Number(object.tombstone_bytes)
         : 0,
+      epoch: isSet(object.epoch) ? globalThis.Number(object.epoch) : 0,
+      doubt: isSet(object.doubt) ? Failure.fromJSON(object.doubt) : undefined,
     };
   },
 
@@ -447,6 +481,12 @@ export const Domain: MessageFns<Domain> = {
     if (message.tombstoneBytes !== 0) {
       obj.tombstoneBytes = Math.round(message.tombstoneBytes);
     }
+    if (message.epoch !== 0) {
+      obj.epoch = Math.round(message.epoch);
+    }
+    if (message.doubt !== undefined) {
+      obj.doubt = Failure.toJSON(message.doubt);
+    }
     return obj;
   },
 
@@ -465,6 +505,10 @@ export const Domain: MessageFns<Domain> = {
     message.serialPath = object.serialPath ?? "";
     message.migrationId = object.migrationId ?? "";
     message.tombstoneBytes = object.tombstoneBytes ?? 0;
+    message.epoch = object.epoch ?? 0;
+    message.doubt = (object.doubt !== undefined && object.doubt !== null)
+      ? Failure.fromPartial(object.doubt)
+      : undefined;
     return message;
   },
 };

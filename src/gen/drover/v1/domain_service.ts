@@ -8,6 +8,7 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Domain, DomainSpec } from "./domain.js";
+import { Ownership } from "./ownership.js";
 
 export const protobufPackage = "drover.v1";
 
@@ -98,6 +99,25 @@ export interface ListDomainsRequest {
 export interface ListDomainsResponse {
   /** The domains by name. */
   domains: Domain[];
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** Request of `WhoRuns`. */
+export interface WhoRunsRequest {
+  /** The name or the UUID. */
+  domain: string;
+  /**
+   * Hosts that have been asked already, at most 8; they are not asked again. For agents; callers leave it
+   * empty.
+   */
+  askedHosts: string[];
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** Response of `WhoRuns`. */
+export interface WhoRunsResponse {
+  /** Which host has the domain, and who said so. */
+  ownership: Ownership | undefined;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -1153,7 +1173,197 @@ export const ListDomainsResponse: MessageFns<ListDomainsResponse> = {
   },
 };
 
-/** Creates, starts and stops domains on this host. For operators. */
+function createBaseWhoRunsRequest(): WhoRunsRequest {
+  return { domain: "", askedHosts: [], _unknownFields: {} };
+}
+
+export const WhoRunsRequest: MessageFns<WhoRunsRequest> = {
+  encode(message: WhoRunsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.domain !== "") {
+      writer.uint32(10).string(message.domain);
+    }
+    for (const v of message.askedHosts) {
+      writer.uint32(18).string(v!);
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WhoRunsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWhoRunsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.domain = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.askedHosts.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WhoRunsRequest {
+    return {
+      domain: isSet(object.domain) ? globalThis.String(object.domain) : "",
+      askedHosts: globalThis.Array.isArray(object?.askedHosts)
+        ? object.askedHosts.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.asked_hosts)
+        ? object.asked_hosts.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: WhoRunsRequest): unknown {
+    const obj: any = {};
+    if (message.domain !== "") {
+      obj.domain = message.domain;
+    }
+    if (message.askedHosts?.length) {
+      obj.askedHosts = message.askedHosts;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WhoRunsRequest>): WhoRunsRequest {
+    return WhoRunsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WhoRunsRequest>): WhoRunsRequest {
+    const message = createBaseWhoRunsRequest();
+    message.domain = object.domain ?? "";
+    message.askedHosts = object.askedHosts?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseWhoRunsResponse(): WhoRunsResponse {
+  return { ownership: undefined, _unknownFields: {} };
+}
+
+export const WhoRunsResponse: MessageFns<WhoRunsResponse> = {
+  encode(message: WhoRunsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.ownership !== undefined) {
+      Ownership.encode(message.ownership, writer.uint32(10).fork()).join();
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WhoRunsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWhoRunsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.ownership = Ownership.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WhoRunsResponse {
+    return { ownership: isSet(object.ownership) ? Ownership.fromJSON(object.ownership) : undefined };
+  },
+
+  toJSON(message: WhoRunsResponse): unknown {
+    const obj: any = {};
+    if (message.ownership !== undefined) {
+      obj.ownership = Ownership.toJSON(message.ownership);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WhoRunsResponse>): WhoRunsResponse {
+    return WhoRunsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WhoRunsResponse>): WhoRunsResponse {
+    const message = createBaseWhoRunsResponse();
+    message.ownership = (object.ownership !== undefined && object.ownership !== null)
+      ? Ownership.fromPartial(object.ownership)
+      : undefined;
+    return message;
+  },
+};
+
+/** Creates, starts and stops domains on this host, and finds the host that has one. For operators. */
 export type DomainServiceDefinition = typeof DomainServiceDefinition;
 export const DomainServiceDefinition = {
   name: "DomainService",
@@ -1213,6 +1423,19 @@ export const DomainServiceDefinition = {
       responseStream: false,
       options: { idempotencyLevel: "NO_SIDE_EFFECTS" },
     },
+    /**
+     * Says which host has a domain, out of what this host has in writing: the definition of the domain and
+     * the journals of its migrations. Where that names another host, that one is asked in turn. For hosts too:
+     * agents ask each other.
+     */
+    whoRuns: {
+      name: "WhoRuns",
+      requestType: WhoRunsRequest as typeof WhoRunsRequest,
+      requestStream: false,
+      responseType: WhoRunsResponse as typeof WhoRunsResponse,
+      responseStream: false,
+      options: { idempotencyLevel: "NO_SIDE_EFFECTS" },
+    },
   },
 } as const;
 
@@ -1244,6 +1467,12 @@ export interface DomainServiceImplementation<CallContextExt = {}> {
     request: ListDomainsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListDomainsResponse>>;
+  /**
+   * Says which host has a domain, out of what this host has in writing: the definition of the domain and
+   * the journals of its migrations. Where that names another host, that one is asked in turn. For hosts too:
+   * agents ask each other.
+   */
+  whoRuns(request: WhoRunsRequest, context: CallContext & CallContextExt): Promise<DeepPartial<WhoRunsResponse>>;
 }
 
 export interface DomainServiceClient<CallOptionsExt = {}> {
@@ -1274,6 +1503,12 @@ export interface DomainServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListDomainsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListDomainsResponse>;
+  /**
+   * Says which host has a domain, out of what this host has in writing: the definition of the domain and
+   * the journals of its migrations. Where that names another host, that one is asked in turn. For hosts too:
+   * agents ask each other.
+   */
+  whoRuns(request: DeepPartial<WhoRunsRequest>, options?: CallOptions & CallOptionsExt): Promise<WhoRunsResponse>;
 }
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;

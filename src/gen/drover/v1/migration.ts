@@ -464,6 +464,11 @@ export interface Downtime {
   commitUs: number;
   /** From then until the destination had taken the guest in writing and answered that it runs. */
   resumeUs: number;
+  /**
+   * Of the whole, not added to it: what safety took. Records made durable on both hosts while the
+   * guest was stopped, the last look at QEMU before it was given up, and the round trip of Commit.
+   */
+  safetyUs: number;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -1771,7 +1776,7 @@ export const DiskSummary: MessageFns<DiskSummary> = {
 };
 
 function createBaseDowntime(): Downtime {
-  return { totalUs: 0, settleUs: 0, ramUs: 0, loadUs: 0, commitUs: 0, resumeUs: 0, _unknownFields: {} };
+  return { totalUs: 0, settleUs: 0, ramUs: 0, loadUs: 0, commitUs: 0, resumeUs: 0, safetyUs: 0, _unknownFields: {} };
 }
 
 export const Downtime: MessageFns<Downtime> = {
@@ -1793,6 +1798,9 @@ export const Downtime: MessageFns<Downtime> = {
     }
     if (message.resumeUs !== 0) {
       writer.uint32(48).uint64(message.resumeUs);
+    }
+    if (message.safetyUs !== 0) {
+      writer.uint32(56).uint64(message.safetyUs);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1866,6 +1874,14 @@ export const Downtime: MessageFns<Downtime> = {
             message.resumeUs = longToNumber(reader.uint64());
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.safetyUs = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1918,6 +1934,11 @@ export const Downtime: MessageFns<Downtime> = {
         : isSet(object.resume_us)
         ? globalThis.Number(object.resume_us)
         : 0,
+      safetyUs: isSet(object.safetyUs)
+        ? globalThis.Number(object.safetyUs)
+        : isSet(object.safety_us)
+        ? globalThis.Number(object.safety_us)
+        : 0,
     };
   },
 
@@ -1941,6 +1962,9 @@ export const Downtime: MessageFns<Downtime> = {
     if (message.resumeUs !== 0) {
       obj.resumeUs = Math.round(message.resumeUs);
     }
+    if (message.safetyUs !== 0) {
+      obj.safetyUs = Math.round(message.safetyUs);
+    }
     return obj;
   },
 
@@ -1955,6 +1979,7 @@ export const Downtime: MessageFns<Downtime> = {
     message.loadUs = object.loadUs ?? 0;
     message.commitUs = object.commitUs ?? 0;
     message.resumeUs = object.resumeUs ?? 0;
+    message.safetyUs = object.safetyUs ?? 0;
     return message;
   },
 };

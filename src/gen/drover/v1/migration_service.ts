@@ -7,6 +7,7 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
+import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { Migration } from "./migration.js";
 
 export const protobufPackage = "drover.v1";
@@ -88,6 +89,193 @@ export interface CancelMigrationRequest {
 export interface CancelMigrationResponse {
   /** The migration, usually not yet in a terminal state. */
   migration: Migration | undefined;
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** Request of `ResolveMigration`. */
+export interface ResolveMigrationRequest {
+  /** The migration to resolve. */
+  migrationId: string;
+  /** What becomes of the guest. */
+  action: ResolveMigrationRequest_Action;
+  /**
+   * The exact name of the domain, typed by whoever knows that the other host is fenced. May be left empty for
+   * ACTION_RECLAIM where a fence command is configured, which is run then. ACTION_RELINQUISH always needs it.
+   */
+  confirmDomainName: string;
+  /** How the caller knows, at most 500 characters, for the journal and the log. */
+  note: string;
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** What becomes of the guest. */
+export const ResolveMigrationRequest_Action = {
+  /** UNSPECIFIED - Refused. */
+  UNSPECIFIED: "ACTION_UNSPECIFIED",
+  /**
+   * RECLAIM - The guest is this host's, with a raised epoch. Only where the other host is fenced: powered off,
+   * or cut off from its images and networks for good. The guest runs twice where that is not true.
+   */
+  RECLAIM: "ACTION_RECLAIM",
+  /** RELINQUISH - The guest is the other host's. Here it is stopped and never runs again by itself. */
+  RELINQUISH: "ACTION_RELINQUISH",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ResolveMigrationRequest_Action =
+  typeof ResolveMigrationRequest_Action[keyof typeof ResolveMigrationRequest_Action];
+
+export namespace ResolveMigrationRequest_Action {
+  export type UNSPECIFIED = typeof ResolveMigrationRequest_Action.UNSPECIFIED;
+  export type RECLAIM = typeof ResolveMigrationRequest_Action.RECLAIM;
+  export type RELINQUISH = typeof ResolveMigrationRequest_Action.RELINQUISH;
+  export type UNRECOGNIZED = typeof ResolveMigrationRequest_Action.UNRECOGNIZED;
+}
+
+export function resolveMigrationRequest_ActionFromJSON(object: any): ResolveMigrationRequest_Action {
+  switch (object) {
+    case 0:
+    case "ACTION_UNSPECIFIED":
+      return ResolveMigrationRequest_Action.UNSPECIFIED;
+    case 1:
+    case "ACTION_RECLAIM":
+      return ResolveMigrationRequest_Action.RECLAIM;
+    case 2:
+    case "ACTION_RELINQUISH":
+      return ResolveMigrationRequest_Action.RELINQUISH;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ResolveMigrationRequest_Action.UNRECOGNIZED;
+  }
+}
+
+export function resolveMigrationRequest_ActionToJSON(object: ResolveMigrationRequest_Action): string {
+  switch (object) {
+    case ResolveMigrationRequest_Action.UNSPECIFIED:
+      return "ACTION_UNSPECIFIED";
+    case ResolveMigrationRequest_Action.RECLAIM:
+      return "ACTION_RECLAIM";
+    case ResolveMigrationRequest_Action.RELINQUISH:
+      return "ACTION_RELINQUISH";
+    case ResolveMigrationRequest_Action.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function resolveMigrationRequest_ActionToNumber(object: ResolveMigrationRequest_Action): number {
+  switch (object) {
+    case ResolveMigrationRequest_Action.UNSPECIFIED:
+      return 0;
+    case ResolveMigrationRequest_Action.RECLAIM:
+      return 1;
+    case ResolveMigrationRequest_Action.RELINQUISH:
+      return 2;
+    case ResolveMigrationRequest_Action.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Response of `ResolveMigration`. */
+export interface ResolveMigrationResponse {
+  /** The migration after the decision. */
+  migration:
+    | Migration
+    | undefined;
+  /** The record in this side's journal now, for example `RECLAIMED`. */
+  record: string;
+  /** The epoch of the copy on this host now. */
+  epoch: number;
+  /** The generation of the copy on this host now. */
+  generation: number;
+  /** What the decision rests on. */
+  evidence: ResolveMigrationResponse_Evidence;
+  /** What the decision discards, the gravest first. */
+  discarded: Discarded[];
+  /** The host that owns the domain from now on. */
+  ownerHost: string;
+  /** What the other side said last, or why it said nothing. */
+  peerAnswer: string;
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** What proved that the other host cannot run the guest. */
+export const ResolveMigrationResponse_Evidence = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: "EVIDENCE_UNSPECIFIED",
+  /** CONFIRMED_NAME - The caller typed the name of the domain. */
+  CONFIRMED_NAME: "EVIDENCE_CONFIRMED_NAME",
+  /** FENCE_COMMAND - The configured fence command has ended with 0. */
+  FENCE_COMMAND: "EVIDENCE_FENCE_COMMAND",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ResolveMigrationResponse_Evidence =
+  typeof ResolveMigrationResponse_Evidence[keyof typeof ResolveMigrationResponse_Evidence];
+
+export namespace ResolveMigrationResponse_Evidence {
+  export type UNSPECIFIED = typeof ResolveMigrationResponse_Evidence.UNSPECIFIED;
+  export type CONFIRMED_NAME = typeof ResolveMigrationResponse_Evidence.CONFIRMED_NAME;
+  export type FENCE_COMMAND = typeof ResolveMigrationResponse_Evidence.FENCE_COMMAND;
+  export type UNRECOGNIZED = typeof ResolveMigrationResponse_Evidence.UNRECOGNIZED;
+}
+
+export function resolveMigrationResponse_EvidenceFromJSON(object: any): ResolveMigrationResponse_Evidence {
+  switch (object) {
+    case 0:
+    case "EVIDENCE_UNSPECIFIED":
+      return ResolveMigrationResponse_Evidence.UNSPECIFIED;
+    case 1:
+    case "EVIDENCE_CONFIRMED_NAME":
+      return ResolveMigrationResponse_Evidence.CONFIRMED_NAME;
+    case 2:
+    case "EVIDENCE_FENCE_COMMAND":
+      return ResolveMigrationResponse_Evidence.FENCE_COMMAND;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ResolveMigrationResponse_Evidence.UNRECOGNIZED;
+  }
+}
+
+export function resolveMigrationResponse_EvidenceToJSON(object: ResolveMigrationResponse_Evidence): string {
+  switch (object) {
+    case ResolveMigrationResponse_Evidence.UNSPECIFIED:
+      return "EVIDENCE_UNSPECIFIED";
+    case ResolveMigrationResponse_Evidence.CONFIRMED_NAME:
+      return "EVIDENCE_CONFIRMED_NAME";
+    case ResolveMigrationResponse_Evidence.FENCE_COMMAND:
+      return "EVIDENCE_FENCE_COMMAND";
+    case ResolveMigrationResponse_Evidence.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function resolveMigrationResponse_EvidenceToNumber(object: ResolveMigrationResponse_Evidence): number {
+  switch (object) {
+    case ResolveMigrationResponse_Evidence.UNSPECIFIED:
+      return 0;
+    case ResolveMigrationResponse_Evidence.CONFIRMED_NAME:
+      return 1;
+    case ResolveMigrationResponse_Evidence.FENCE_COMMAND:
+      return 2;
+    case ResolveMigrationResponse_Evidence.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Something that a decision discards. */
+export interface Discarded {
+  /** The host that it is on. */
+  host: string;
+  /** What it is, in words: for example "every write that the guest made on beta since ...". */
+  what: string;
+  /** Since when it has been made. Unset where that is not known. */
+  since: Date | undefined;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -1040,6 +1228,493 @@ export const CancelMigrationResponse: MessageFns<CancelMigrationResponse> = {
   },
 };
 
+function createBaseResolveMigrationRequest(): ResolveMigrationRequest {
+  return {
+    migrationId: "",
+    action: ResolveMigrationRequest_Action.UNSPECIFIED,
+    confirmDomainName: "",
+    note: "",
+    _unknownFields: {},
+  };
+}
+
+export const ResolveMigrationRequest: MessageFns<ResolveMigrationRequest> = {
+  encode(message: ResolveMigrationRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.migrationId !== "") {
+      writer.uint32(10).string(message.migrationId);
+    }
+    if (message.action !== ResolveMigrationRequest_Action.UNSPECIFIED) {
+      writer.uint32(16).int32(resolveMigrationRequest_ActionToNumber(message.action));
+    }
+    if (message.confirmDomainName !== "") {
+      writer.uint32(26).string(message.confirmDomainName);
+    }
+    if (message.note !== "") {
+      writer.uint32(34).string(message.note);
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResolveMigrationRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResolveMigrationRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.migrationId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.action = resolveMigrationRequest_ActionFromJSON(reader.int32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.confirmDomainName = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.note = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ResolveMigrationRequest {
+    return {
+      migrationId: isSet(object.migrationId)
+        ? globalThis.String(object.migrationId)
+        : isSet(object.migration_id)
+        ? globalThis.String(object.migration_id)
+        : "",
+      action: isSet(object.action)
+        ? resolveMigrationRequest_ActionFromJSON(object.action)
+        : ResolveMigrationRequest_Action.UNSPECIFIED,
+      confirmDomainName: isSet(object.confirmDomainName)
+        ? globalThis.String(object.confirmDomainName)
+        : isSet(object.confirm_domain_name)
+        ? globalThis.String(object.confirm_domain_name)
+        : "",
+      note: isSet(object.note) ? globalThis.String(object.note) : "",
+    };
+  },
+
+  toJSON(message: ResolveMigrationRequest): unknown {
+    const obj: any = {};
+    if (message.migrationId !== "") {
+      obj.migrationId = message.migrationId;
+    }
+    if (message.action !== ResolveMigrationRequest_Action.UNSPECIFIED) {
+      obj.action = resolveMigrationRequest_ActionToJSON(message.action);
+    }
+    if (message.confirmDomainName !== "") {
+      obj.confirmDomainName = message.confirmDomainName;
+    }
+    if (message.note !== "") {
+      obj.note = message.note;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ResolveMigrationRequest>): ResolveMigrationRequest {
+    return ResolveMigrationRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ResolveMigrationRequest>): ResolveMigrationRequest {
+    const message = createBaseResolveMigrationRequest();
+    message.migrationId = object.migrationId ?? "";
+    message.action = object.action ?? ResolveMigrationRequest_Action.UNSPECIFIED;
+    message.confirmDomainName = object.confirmDomainName ?? "";
+    message.note = object.note ?? "";
+    return message;
+  },
+};
+
+function createBaseResolveMigrationResponse(): ResolveMigrationResponse {
+  return {
+    migration: undefined,
+    record: "",
+    epoch: 0,
+    generation: 0,
+    evidence: ResolveMigrationResponse_Evidence.UNSPECIFIED,
+    discarded: [],
+    ownerHost: "",
+    peerAnswer: "",
+    _unknownFields: {},
+  };
+}
+
+export const ResolveMigrationResponse: MessageFns<ResolveMigrationResponse> = {
+  encode(message: ResolveMigrationResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.migration !== undefined) {
+      Migration.encode(message.migration, writer.uint32(10).fork()).join();
+    }
+    if (message.record !== "") {
+      writer.uint32(18).string(message.record);
+    }
+    if (message.epoch !== 0) {
+      writer.uint32(24).uint64(message.epoch);
+    }
+    if (message.generation !== 0) {
+      writer.uint32(32).uint64(message.generation);
+    }
+    if (message.evidence !== ResolveMigrationResponse_Evidence.UNSPECIFIED) {
+      writer.uint32(40).int32(resolveMigrationResponse_EvidenceToNumber(message.evidence));
+    }
+    for (const v of message.discarded) {
+      Discarded.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.ownerHost !== "") {
+      writer.uint32(58).string(message.ownerHost);
+    }
+    if (message.peerAnswer !== "") {
+      writer.uint32(66).string(message.peerAnswer);
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResolveMigrationResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResolveMigrationResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.migration = Migration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.record = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.epoch = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.generation = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.evidence = resolveMigrationResponse_EvidenceFromJSON(reader.int32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.discarded.push(Discarded.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.ownerHost = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.peerAnswer = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ResolveMigrationResponse {
+    return {
+      migration: isSet(object.migration) ? Migration.fromJSON(object.migration) : undefined,
+      record: isSet(object.record) ? globalThis.String(object.record) : "",
+      epoch: isSet(object.epoch) ? globalThis.Number(object.epoch) : 0,
+      generation: isSet(object.generation) ? globalThis.Number(object.generation) : 0,
+      evidence: isSet(object.evidence)
+        ? resolveMigrationResponse_EvidenceFromJSON(object.evidence)
+        : ResolveMigrationResponse_Evidence.UNSPECIFIED,
+      discarded: globalThis.Array.isArray(object?.discarded)
+        ? object.discarded.map((e: any) => Discarded.fromJSON(e))
+        : [],
+      ownerHost: isSet(object.ownerHost)
+        ? globalThis.String(object.ownerHost)
+        : isSet(object.owner_host)
+        ? globalThis.String(object.owner_host)
+        : "",
+      peerAnswer: isSet(object.peerAnswer)
+        ? globalThis.String(object.peerAnswer)
+        : isSet(object.peer_answer)
+        ? globalThis.String(object.peer_answer)
+        : "",
+    };
+  },
+
+  toJSON(message: ResolveMigrationResponse): unknown {
+    const obj: any = {};
+    if (message.migration !== undefined) {
+      obj.migration = Migration.toJSON(message.migration);
+    }
+    if (message.record !== "") {
+      obj.record = message.record;
+    }
+    if (message.epoch !== 0) {
+      obj.epoch = Math.round(message.epoch);
+    }
+    if (message.generation !== 0) {
+      obj.generation = Math.round(message.generation);
+    }
+    if (message.evidence !== ResolveMigrationResponse_Evidence.UNSPECIFIED) {
+      obj.evidence = resolveMigrationResponse_EvidenceToJSON(message.evidence);
+    }
+    if (message.discarded?.length) {
+      obj.discarded = message.discarded.map((e) => Discarded.toJSON(e));
+    }
+    if (message.ownerHost !== "") {
+      obj.ownerHost = message.ownerHost;
+    }
+    if (message.peerAnswer !== "") {
+      obj.peerAnswer = message.peerAnswer;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ResolveMigrationResponse>): ResolveMigrationResponse {
+    return ResolveMigrationResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ResolveMigrationResponse>): ResolveMigrationResponse {
+    const message = createBaseResolveMigrationResponse();
+    message.migration = (object.migration !== undefined && object.migration !== null)
+      ? Migration.fromPartial(object.migration)
+      : undefined;
+    message.record = object.record ?? "";
+    message.epoch = object.epoch ?? 0;
+    message.generation = object.generation ?? 0;
+    message.evidence = object.evidence ?? ResolveMigrationResponse_Evidence.UNSPECIFIED;
+    message.discarded = object.discarded?.map((e) => Discarded.fromPartial(e)) || [];
+    message.ownerHost = object.ownerHost ?? "";
+    message.peerAnswer = object.peerAnswer ?? "";
+    return message;
+  },
+};
+
+function createBaseDiscarded(): Discarded {
+  return { host: "", what: "", since: undefined, _unknownFields: {} };
+}
+
+export const Discarded: MessageFns<Discarded> = {
+  encode(message: Discarded, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.host !== "") {
+      writer.uint32(10).string(message.host);
+    }
+    if (message.what !== "") {
+      writer.uint32(18).string(message.what);
+    }
+    if (message.since !== undefined) {
+      Timestamp.encode(toTimestamp(message.since), writer.uint32(26).fork()).join();
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Discarded {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDiscarded();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.host = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.what = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.since = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Discarded {
+    return {
+      host: isSet(object.host) ? globalThis.String(object.host) : "",
+      what: isSet(object.what) ? globalThis.String(object.what) : "",
+      since: isSet(object.since) ? fromJsonTimestamp(object.since) : undefined,
+    };
+  },
+
+  toJSON(message: Discarded): unknown {
+    const obj: any = {};
+    if (message.host !== "") {
+      obj.host = message.host;
+    }
+    if (message.what !== "") {
+      obj.what = message.what;
+    }
+    if (message.since !== undefined) {
+      obj.since = message.since.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Discarded>): Discarded {
+    return Discarded.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Discarded>): Discarded {
+    const message = createBaseDiscarded();
+    message.host = object.host ?? "";
+    message.what = object.what ?? "";
+    message.since = object.since ?? undefined;
+    return message;
+  },
+};
+
 /** Moves running domains from this host to other hosts. For schedulers and operators. */
 export type MigrationServiceDefinition = typeof MigrationServiceDefinition;
 export const MigrationServiceDefinition = {
@@ -1100,6 +1775,19 @@ export const MigrationServiceDefinition = {
       responseStream: false,
       options: { idempotencyLevel: "IDEMPOTENT" },
     },
+    /**
+     * Decides a migration in doubt by the word of a person, on this agent's side of it. The other side is
+     * asked once more before: where it answers, nothing is done, and the call fails with reason
+     * NOTHING_TO_RESOLVE. What is decided goes into the journal and the log with the caller's name.
+     */
+    resolveMigration: {
+      name: "ResolveMigration",
+      requestType: ResolveMigrationRequest as typeof ResolveMigrationRequest,
+      requestStream: false,
+      responseType: ResolveMigrationResponse as typeof ResolveMigrationResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
 
@@ -1138,6 +1826,15 @@ export interface MigrationServiceImplementation<CallContextExt = {}> {
     request: CancelMigrationRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<CancelMigrationResponse>>;
+  /**
+   * Decides a migration in doubt by the word of a person, on this agent's side of it. The other side is
+   * asked once more before: where it answers, nothing is done, and the call fails with reason
+   * NOTHING_TO_RESOLVE. What is decided goes into the journal and the log with the caller's name.
+   */
+  resolveMigration(
+    request: ResolveMigrationRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ResolveMigrationResponse>>;
 }
 
 export interface MigrationServiceClient<CallOptionsExt = {}> {
@@ -1175,6 +1872,15 @@ export interface MigrationServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<CancelMigrationRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<CancelMigrationResponse>;
+  /**
+   * Decides a migration in doubt by the word of a person, on this agent's side of it. The other side is
+   * asked once more before: where it answers, nothing is done, and the call fails with reason
+   * NOTHING_TO_RESOLVE. What is decided goes into the journal and the log with the caller's name.
+   */
+  resolveMigration(
+    request: DeepPartial<ResolveMigrationRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ResolveMigrationResponse>;
 }
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
@@ -1185,6 +1891,28 @@ export type DeepPartial<T> = T extends Builtin ? T
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function toTimestamp(date: Date): Timestamp {
+  const seconds = Math.trunc(date.getTime() / 1_000);
+  const nanos = (date.getTime() % 1_000) * 1_000_000;
+  return { seconds, nanos };
+}
+
+function fromTimestamp(t: Timestamp): Date {
+  let millis = (t.seconds || 0) * 1_000;
+  millis += (t.nanos || 0) / 1_000_000;
+  return new globalThis.Date(millis);
+}
+
+function fromJsonTimestamp(o: any): Date {
+  if (o instanceof globalThis.Date) {
+    return o;
+  } else if (typeof o === "string") {
+    return new globalThis.Date(o);
+  } else {
+    return fromTimestamp(Timestamp.fromJSON(o));
+  }
+}
 
 function longToNumber(int64: { toString(): string }): number {
   const num = globalThis.Number(int64.toString());

@@ -24,7 +24,7 @@ export interface PeerHeader {
   attempt: number;
   /** The domain. */
   domainUuid: string;
-  /** Grows each time the source agent starts, so that a call delayed from before is told apart. */
+  /** The epoch of the domain on the source. Grows only when a person resolves a migration. */
   epoch: number;
   /** The generation of the domain on the source; the destination's is one higher. */
   generation: number;
@@ -46,7 +46,13 @@ export interface PeerState {
   /** Identifies the journal it stands in. */
   journalId: string;
   /** Why the side gave up, where it did. */
-  failure: Failure | undefined;
+  failure:
+    | Failure
+    | undefined;
+  /** The epoch of the domain on that side. */
+  epoch: number;
+  /** The generation of the domain on that side. */
+  generation: number;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -70,8 +76,16 @@ export const PeerState_Record = {
   LOADED: "RECORD_LOADED",
   /** OWNED - Destination: the guest is the destination's. */
   OWNED: "RECORD_OWNED",
-  /** RUNNING - Destination: the guest was resumed. */
+  /** RUNNING - Destination: the guest was resumed, or its QEMU was lost after it may have run. */
   RUNNING: "RECORD_RUNNING",
+  /** DST_PREPARED - Source: the destination is prepared; nothing was given up. */
+  DST_PREPARED: "RECORD_DST_PREPARED",
+  /** SWITCHING - Source: the guest is paused for the switchover; nothing was given up. */
+  SWITCHING: "RECORD_SWITCHING",
+  /** SOURCE_GONE - Destination: the guest was resumed, and the source will never run it again. */
+  SOURCE_GONE: "RECORD_SOURCE_GONE",
+  /** SUPERSEDED - Either side: the other side's copy counts, by a person's word; this one stands still. */
+  SUPERSEDED: "RECORD_SUPERSEDED",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -88,6 +102,10 @@ export namespace PeerState_Record {
   export type LOADED = typeof PeerState_Record.LOADED;
   export type OWNED = typeof PeerState_Record.OWNED;
   export type RUNNING = typeof PeerState_Record.RUNNING;
+  export type DST_PREPARED = typeof PeerState_Record.DST_PREPARED;
+  export type SWITCHING = typeof PeerState_Record.SWITCHING;
+  export type SOURCE_GONE = typeof PeerState_Record.SOURCE_GONE;
+  export type SUPERSEDED = typeof PeerState_Record.SUPERSEDED;
   export type UNRECOGNIZED = typeof PeerState_Record.UNRECOGNIZED;
 }
 
@@ -123,6 +141,18 @@ export function peerState_RecordFromJSON(object: any): PeerState_Record {
     case 9:
     case "RECORD_RUNNING":
       return PeerState_Record.RUNNING;
+    case 10:
+    case "RECORD_DST_PREPARED":
+      return PeerState_Record.DST_PREPARED;
+    case 11:
+    case "RECORD_SWITCHING":
+      return PeerState_Record.SWITCHING;
+    case 12:
+    case "RECORD_SOURCE_GONE":
+      return PeerState_Record.SOURCE_GONE;
+    case 13:
+    case "RECORD_SUPERSEDED":
+      return PeerState_Record.SUPERSEDED;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -152,6 +182,14 @@ export function peerState_RecordToJSON(object: PeerState_Record): string {
       return "RECORD_OWNED";
     case PeerState_Record.RUNNING:
       return "RECORD_RUNNING";
+    case PeerState_Record.DST_PREPARED:
+      return "RECORD_DST_PREPARED";
+    case PeerState_Record.SWITCHING:
+      return "RECORD_SWITCHING";
+    case PeerState_Record.SOURCE_GONE:
+      return "RECORD_SOURCE_GONE";
+    case PeerState_Record.SUPERSEDED:
+      return "RECORD_SUPERSEDED";
     case PeerState_Record.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -180,6 +218,14 @@ export function peerState_RecordToNumber(object: PeerState_Record): number {
       return 8;
     case PeerState_Record.RUNNING:
       return 9;
+    case PeerState_Record.DST_PREPARED:
+      return 10;
+    case PeerState_Record.SWITCHING:
+      return 11;
+    case PeerState_Record.SOURCE_GONE:
+      return 12;
+    case PeerState_Record.SUPERSEDED:
+      return 13;
     case PeerState_Record.UNRECOGNIZED:
     default:
       return -1;
@@ -320,7 +366,16 @@ export interface CommitResponse {
   /** What became of the guest. */
   outcome: CommitResponse_Outcome;
   /** Why it was refused. */
-  failure: Failure | undefined;
+  failure:
+    | Failure
+    | undefined;
+  /**
+   * What the destination took to make its records durable while the guest was stopped, in
+   * microseconds.
+   */
+  journalUs: number;
+  /** What the destination took from the call to the answer, in microseconds. */
+  handledUs: number;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -431,7 +486,11 @@ export interface AbortResponse {
 /** Request of `QueryMigration`. */
 export interface QueryMigrationRequest {
   /** The migration. */
-  header: PeerHeader | undefined;
+  header:
+    | PeerHeader
+    | undefined;
+  /** What the caller's own journal says. */
+  own: PeerState | undefined;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -726,7 +785,14 @@ export const PeerHeader: MessageFns<PeerHeader> = {
 };
 
 function createBasePeerState(): PeerState {
-  return { record: PeerState_Record.UNSPECIFIED, journalId: "", failure: undefined, _unknownFields: {} };
+  return {
+    record: PeerState_Record.UNSPECIFIED,
+    journalId: "",
+    failure: undefined,
+    epoch: 0,
+    generation: 0,
+    _unknownFields: {},
+  };
 }
 
 export const PeerState: MessageFns<PeerState> = {
@@ -739,6 +805,12 @@ export const PeerState: MessageFns<PeerState> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(26).fork()).join();
+    }
+    if (message.epoch !== 0) {
+      writer.uint32(32).uint64(message.epoch);
+    }
+    if (message.generation !== 0) {
+      writer.uint32(40).uint64(message.generation);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -788,6 +860,22 @@ export const PeerState: MessageFns<PeerState> = {
             message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.epoch = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.generation = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -817,6 +905,8 @@ export const PeerState: MessageFns<PeerState> = {
         ? globalThis.String(object.journal_id)
         : "",
       failure: isSet(object.failure) ? Failure.fromJSON(object.failure) : undefined,
+      epoch: isSet(object.epoch) ? globalThis.Number(object.epoch) : 0,
+      generation: isSet(object.generation) ? globalThis.Number(object.generation) : 0,
     };
   },
 
@@ -831,6 +921,12 @@ export const PeerState: MessageFns<PeerState> = {
     if (message.failure !== undefined) {
       obj.failure = Failure.toJSON(message.failure);
     }
+    if (message.epoch !== 0) {
+      obj.epoch = Math.round(message.epoch);
+    }
+    if (message.generation !== 0) {
+      obj.generation = Math.round(message.generation);
+    }
     return obj;
   },
 
@@ -844,6 +940,8 @@ export const PeerState: MessageFns<PeerState> = {
     message.failure = (object.failure !== undefined && object.failure !== null)
       ? Failure.fromPartial(object.failure)
       : undefined;
+    message.epoch = object.epoch ?? 0;
+    message.generation = object.generation ?? 0;
     return message;
   },
 };
@@ -2274,7 +2372,13 @@ export const CommitRequest: MessageFns<CommitRequest> = {
 };
 
 function createBaseCommitResponse(): CommitResponse {
-  return { outcome: CommitResponse_Outcome.UNSPECIFIED, failure: undefined, _unknownFields: {} };
+  return {
+    outcome: CommitResponse_Outcome.UNSPECIFIED,
+    failure: undefined,
+    journalUs: 0,
+    handledUs: 0,
+    _unknownFields: {},
+  };
 }
 
 export const CommitResponse: MessageFns<CommitResponse> = {
@@ -2284,6 +2388,12 @@ export const CommitResponse: MessageFns<CommitResponse> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(18).fork()).join();
+    }
+    if (message.journalUs !== 0) {
+      writer.uint32(24).uint64(message.journalUs);
+    }
+    if (message.handledUs !== 0) {
+      writer.uint32(32).uint64(message.handledUs);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -2325,6 +2435,22 @@ export const CommitResponse: MessageFns<CommitResponse> = {
             message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.journalUs = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.handledUs = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2351,6 +2477,16 @@ export const CommitResponse: MessageFns<CommitResponse> = {
         ? commitResponse_OutcomeFromJSON(object.outcome)
         : CommitResponse_Outcome.UNSPECIFIED,
       failure: isSet(object.failure) ? Failure.fromJSON(object.failure) : undefined,
+      journalUs: isSet(object.journalUs)
+        ? globalThis.Number(object.journalUs)
+        : isSet(object.journal_us)
+        ? globalThis.Number(object.journal_us)
+        : 0,
+      handledUs: isSet(object.handledUs)
+        ? globalThis.Number(object.handledUs)
+        : isSet(object.handled_us)
+        ? globalThis.Number(object.handled_us)
+        : 0,
     };
   },
 
@@ -2361,6 +2497,12 @@ export const CommitResponse: MessageFns<CommitResponse> = {
     }
     if (message.failure !== undefined) {
       obj.failure = Failure.toJSON(message.failure);
+    }
+    if (message.journalUs !== 0) {
+      obj.journalUs = Math.round(message.journalUs);
+    }
+    if (message.handledUs !== 0) {
+      obj.handledUs = Math.round(message.handledUs);
     }
     return obj;
   },
@@ -2374,6 +2516,8 @@ export const CommitResponse: MessageFns<CommitResponse> = {
     message.failure = (object.failure !== undefined && object.failure !== null)
       ? Failure.fromPartial(object.failure)
       : undefined;
+    message.journalUs = object.journalUs ?? 0;
+    message.handledUs = object.handledUs ?? 0;
     return message;
   },
 };
@@ -2719,13 +2863,16 @@ export const AbortResponse: MessageFns<AbortResponse> = {
 };
 
 function createBaseQueryMigrationRequest(): QueryMigrationRequest {
-  return { header: undefined, _unknownFields: {} };
+  return { header: undefined, own: undefined, _unknownFields: {} };
 }
 
 export const QueryMigrationRequest: MessageFns<QueryMigrationRequest> = {
   encode(message: QueryMigrationRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.header !== undefined) {
       PeerHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message.own !== undefined) {
+      PeerState.encode(message.own, writer.uint32(18).fork()).join();
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -2759,6 +2906,14 @@ export const QueryMigrationRequest: MessageFns<QueryMigrationRequest> = {
             message.header = PeerHeader.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.own = PeerState.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2780,13 +2935,19 @@ export const QueryMigrationRequest: MessageFns<QueryMigrationRequest> = {
   },
 
   fromJSON(object: any): QueryMigrationRequest {
-    return { header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined };
+    return {
+      header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined,
+      own: isSet(object.own) ? PeerState.fromJSON(object.own) : undefined,
+    };
   },
 
   toJSON(message: QueryMigrationRequest): unknown {
     const obj: any = {};
     if (message.header !== undefined) {
       obj.header = PeerHeader.toJSON(message.header);
+    }
+    if (message.own !== undefined) {
+      obj.own = PeerState.toJSON(message.own);
     }
     return obj;
   },
@@ -2799,6 +2960,7 @@ export const QueryMigrationRequest: MessageFns<QueryMigrationRequest> = {
     message.header = (object.header !== undefined && object.header !== null)
       ? PeerHeader.fromPartial(object.header)
       : undefined;
+    message.own = (object.own !== undefined && object.own !== null) ? PeerState.fromPartial(object.own) : undefined;
     return message;
   },
 };

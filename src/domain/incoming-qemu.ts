@@ -1,0 +1,85 @@
+import type { QemuProcess } from '../process/qemu-process.js';
+import type { EventListener } from '../qmp/event-listener.js';
+import type { DomainError } from './errors.js';
+import { QemuFaults } from './faults.js';
+import { QemuRamReceive } from './ram-receive.js';
+import type { WaitOptions } from './types.js';
+
+/** How long a QEMU that is not needed any more may take to close its images, in milliseconds. */
+const QUIT_LIMIT_MS = 5_000;
+
+/**
+ * One QEMU started with `-S -incoming defer`: it takes one RAM stream, whatever becomes of that.
+ */
+export class IncomingQemu implements Disposable {
+  readonly process: QemuProcess;
+  /** Private folder, for sockets and the key. */
+  readonly directory: string;
+  readonly events: EventListener<'MIGRATION'>;
+  /** Once it is prepared for its RAM. */
+  ram: Promise<QemuRamReceive> | undefined;
+  /** True once its end is wanted, or nobody's business here. */
+  over = false;
+  alive = true;
+  readonly #faults: QemuFaults;
+
+  /** `onDeath` hears of an end that nobody wanted. */
+  constructor(process: QemuProcess, directory: string, onDeath: (error: DomainError) => void) {
+    this.process = process;
+    this.directory = directory;
+    this.#faults = new QemuFaults(process, 'destination');
+    this.events = process.qmp.listen('MIGRATION');
+    void process.exited.then(async () => {
+      this.alive = false;
+      if (!this.over) onDeath(await this.ended('a domain was on its way in'));
+    });
+  }
+
+  /** Runs `migrate-incoming`, once. */
+  async acceptRam(options: WaitOptions): Promise<QemuRamReceive> {
+    this.ram ??= this.explained(
+      'preparing for the RAM',
+      QemuRamReceive.start(this.process.qmp, this.directory, options),
+    );
+    return await this.ram;
+  }
+
+  /** Breaks its RAM stream, if there is one. */
+  async reset(reason: Error): Promise<void> {
+    const ram = await this.ram?.catch(() => undefined);
+    ram?.reset(reason);
+  }
+
+  /**
+   * Gives every error of some work its reason; `doing` completes the sentence "... while <doing>".
+   */
+  async explained<T>(doing: string, work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      throw await this.#faults.explain(error, doing);
+    }
+  }
+
+  /** The error of a QEMU that has gone. */
+  ended(doing: string): Promise<DomainError> {
+    return this.#faults.ended(doing);
+  }
+
+  /** Ends it in good order: nothing that it holds of its images may stay unwritten. */
+  async quit(): Promise<void> {
+    this.over = true;
+    await this.process.quit({ limitMs: QUIT_LIMIT_MS });
+    this[Symbol.dispose]();
+  }
+
+  async kill(): Promise<void> {
+    this.over = true;
+    await this.process.kill();
+  }
+
+  [Symbol.dispose](): void {
+    this.events[Symbol.dispose]();
+    this.#faults[Symbol.dispose]();
+  }
+}
