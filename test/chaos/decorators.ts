@@ -1,0 +1,202 @@
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { PeerCalls, PeerDirectory, PeerHandler } from '../../src/migration/peer.js';
+import type { Launcher, LaunchRequest } from '../../src/process/launcher.js';
+import { RpcError } from '../../src/rpc/errors.js';
+import type { Effects } from './effects.js';
+import type { Action, DiskFault } from './protocol.js';
+
+type AnyCall = (...args: unknown[]) => Promise<unknown>;
+
+/**
+ * Every call to another agent is an effect before it is made and after it has been answered. RAM
+ * goes by `ram`, so that its way can be cut by itself, and disks by a port of the driver.
+ */
+export function chaoticPeers(
+  directory: PeerDirectory,
+  ram: PeerDirectory,
+  effects: Effects,
+): PeerDirectory {
+  return {
+    calls(host) {
+      const calls = directory.calls(host);
+      const overRam = ram.calls(host);
+      return wrapped(calls, (name, args) => {
+        const make = () => method(name === 'openRam' ? overRam : calls, name)(...args);
+        return call(host, name, args, make, effects);
+      });
+    },
+  };
+}
+
+async function call(
+  host: string,
+  name: string,
+  args: readonly unknown[],
+  make: () => Promise<unknown>,
+  effects: Effects,
+): Promise<unknown> {
+  const what = `call ${kebab(name)}`;
+  const action = effects.at(`${what} before`, described(args));
+  const answer = await suffer(action, make, what).catch((error: unknown) => {
+    effects.at(`${what} failed`, { message: String(error) });
+    throw error;
+  });
+  await suffer(effects.at(`${what} after`, described(answer)), async () => undefined, what);
+  if (name !== 'exportDisks') return answer;
+  const server = answer as Awaited<ReturnType<PeerCalls['exportDisks']>>;
+  return { ...server, port: server.port === 0 ? 0 : effects.route(host, server.port) };
+}
+
+async function suffer<T>(
+  action: Action | undefined,
+  make: () => Promise<T>,
+  what: string,
+): Promise<T> {
+  switch (action?.type) {
+    case 'lose':
+      throw lost(what);
+    case 'late':
+      void delay(action.delayMs)
+        .then(make)
+        .catch(() => undefined);
+      throw lost(what);
+    case 'duplicate': {
+      const first = make();
+      make().catch(() => undefined);
+      return await first;
+    }
+    case 'delay':
+      await delay(action.delayMs);
+      return await make();
+    default:
+      return await make();
+  }
+}
+
+/** Every call of another agent is an effect before it is served and after. */
+export function chaoticHandler(handler: PeerHandler, effects: Effects): PeerHandler {
+  return wrapped(handler, async (name, args) => {
+    const what = `serve ${kebab(name)}`;
+    effects.at(`${what} before`, described(args));
+    const answer = await method(
+      handler,
+      name,
+    )(...args).catch((error: unknown) => {
+      effects.at(`${what} failed`, { message: String(error) });
+      throw error;
+    });
+    effects.at(`${what} after`, described(answer));
+    return answer;
+  });
+}
+
+/**
+ * Gives an incoming QEMU bad or slow disks, where the driver wants them, and every QEMU a console
+ * of its own in `consoles`, which stays when all else of the QEMU is removed.
+ */
+export function chaoticLauncher(launcher: Launcher, effects: Effects, consoles: string): Launcher {
+  let launched = 0;
+  return {
+    launch(request, options) {
+      const name = `${Date.now()}-${process.pid}-${++launched}.log`;
+      const argv = request.argv.map((argument, index) =>
+        request.argv[index - 1] === '-chardev'
+          ? argument.replace(/path=.*\/serial\.log/, `path=${join(consoles, name)}`)
+          : argument,
+      );
+      return launcher.launch(withDiskFault({ ...request, argv }, effects.disks), options);
+    },
+    adopt: (record) => launcher.adopt(record),
+  };
+}
+
+function withDiskFault(request: LaunchRequest, fault: DiskFault | undefined): LaunchRequest {
+  if (fault === undefined || !request.argv.includes('-incoming')) return request;
+  const argv: string[] = [];
+  if (fault.type === 'slow') {
+    const limits = { 'iops-total': fault.operationsPerSecond };
+    const group = { 'qom-type': 'throttle-group', id: 'chaos', limits };
+    argv.push('-object', JSON.stringify(group));
+  }
+  request.argv.forEach((argument, index) => {
+    if (request.argv[index - 1] !== '-blockdev') {
+      argv.push(argument);
+      return;
+    }
+    const node = JSON.parse(argument) as Record<string, unknown>;
+    const file = node['file'];
+    if (typeof file !== 'string') {
+      argv.push(argument);
+      return;
+    }
+    const filter = `chaos-${file}`;
+    argv.push(JSON.stringify({ ...filterOf(fault, file), 'node-name': filter }));
+    argv.push('-blockdev', JSON.stringify({ ...node, file: filter }));
+  });
+  return { ...request, argv };
+}
+
+function filterOf(fault: DiskFault, file: string): object {
+  switch (fault.type) {
+    case 'slow':
+      return { driver: 'throttle', 'throttle-group': 'chaos', file };
+    case 'flush-errors': {
+      const rule = { event: 'none', iotype: 'flush', errno: fault.errno, once: false };
+      return { driver: 'blkdebug', image: file, 'inject-error': [rule] };
+    }
+    case 'errors': {
+      // Every write is one step from state to state; in the last state writes fail.
+      const last = fault.fromWrite;
+      const steps = Array.from({ length: last - 1 }, (_, index) => ({
+        event: 'write_aio',
+        state: index + 1,
+        new_state: index + 2,
+      }));
+      const rule = { event: 'write_aio', iotype: 'write', errno: fault.errno, once: false };
+      const error = last > 1 ? { ...rule, state: last } : rule;
+      return { driver: 'blkdebug', image: file, 'set-state': steps, 'inject-error': [error] };
+    }
+  }
+}
+
+/** The same object with every method's calls led through `around`. */
+function wrapped<T extends object>(
+  object: T,
+  around: (name: string, args: unknown[]) => Promise<unknown>,
+): T {
+  return new Proxy(object, {
+    get(_, name) {
+      const value: unknown = Reflect.get(object, name, object);
+      if (typeof value !== 'function' || typeof name !== 'string') return value;
+      return (...args: unknown[]) => around(name, args);
+    },
+  });
+}
+
+function method(object: object, name: string): AnyCall {
+  const value = Reflect.get(object, name, object) as AnyCall;
+  return async (...args) => await value.apply(object, args);
+}
+
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function lost(what: string): RpcError {
+  return new RpcError('PEER_UNREACHABLE', `The driver has lost this: ${what}.`);
+}
+
+const LEFT_OUT = new Set(['psk', 'ticket', 'launchSpec', 'spec', 'signal']);
+
+/** What a reader of the trace wants to know of arguments and answers: records, outcomes, ids. */
+function described(value: unknown, depth = 0): unknown {
+  if (typeof value !== 'object' || value === null) return depth === 0 ? undefined : value;
+  if (Array.isArray(value)) return value.map((item) => described(item, depth + 1));
+  // Streams and the like are not for reading.
+  if (Object.getPrototypeOf(value) !== Object.prototype) return undefined;
+  const entries = Object.entries(value)
+    .filter(([key]) => !LEFT_OUT.has(key))
+    .map(([key, inner]) => [key, described(inner, depth + 1)]);
+  return Object.fromEntries(entries);
+}

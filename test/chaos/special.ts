@@ -1,0 +1,58 @@
+import type { Fault } from './faults.js';
+import { FAULTS } from './faults.js';
+import type { FleetSetup } from './fleet.js';
+import type { Point } from './points.js';
+import { Random } from './random.js';
+import type { Cell } from './run.js';
+
+const MIB = 1024 ** 2;
+const MIRROR_DATA_MIB = 96;
+/** Makes the copying of that take about three seconds. */
+const MIRROR_BANDWIDTH = 32 * MIB;
+/** The guest has little RAM that is not zeros, so it is sent slowly. */
+const RAM_BANDWIDTH = 1.5 * MIB;
+const RAM_BYTES = 2 * MIB;
+
+/** Kills of agents, counted by themselves because there is a figure that each must reach. */
+export type Special = 'kill-mirror' | 'kill-precopy' | 'kill-window';
+
+/** What the hosts of a special run are to be like. */
+export function specialSetup(special: Special, setup: FleetSetup): FleetSetup {
+  if (special !== 'kill-mirror') return setup;
+  return { ...setup, diskMib: MIRROR_DATA_MIB + 8, dataMib: MIRROR_DATA_MIB };
+}
+
+/** The runs: the two agents are killed in turn, at moments that depend on the seed. */
+export function specialCells(
+  special: Special,
+  count: number,
+  points: readonly Point[],
+  seed: string,
+): Cell[] {
+  const random = new Random(seed, special);
+  const window = points.filter(({ phase }) => phase === 'switchover' || phase === 'handover');
+  return Array.from({ length: count }, (_, index) => {
+    const fault = killOf(index % 2 === 0 ? 'source' : 'destination');
+    const own = `${seed}.${special}.${index + 1}`;
+    const part = 0.05 + 0.9 * random.next();
+    if (special === 'kill-window') return { point: random.pick(window), fault, seed: own };
+    const [traffic, bytes, maxBandwidth] =
+      special === 'kill-mirror'
+        ? (['nbd', MIRROR_DATA_MIB * MIB, MIRROR_BANDWIDTH] as const)
+        : (['ram', RAM_BYTES, RAM_BANDWIDTH] as const);
+    const after = { traffic, bytes: Math.round(part * bytes) };
+    return { point: undefined, fault, seed: own, after, maxBandwidth };
+  });
+}
+
+/** The agent comes back at once: how long it takes from there is what is measured. */
+function killOf(side: 'source' | 'destination'): Fault {
+  const fault = FAULTS.find(({ name }) => name === `kill-${side}-agent`);
+  if (!fault) throw new Error('There is no such fault.');
+  return {
+    ...fault,
+    repair: async ({ fleet, source, destination }) => {
+      await fleet.host(side === 'source' ? source : destination).start();
+    },
+  };
+}
