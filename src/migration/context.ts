@@ -1,13 +1,27 @@
 import type { LaunchSpec } from '../domain/launch-spec.js';
-import type { MigrationLimits, Mirrors, RamSend } from '../domain/types.js';
+import type { MigrationLimits, Mirrors, RamPause, RamSend } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
+import type { Reason } from '../util/reasons.js';
 import { MOMENTS, type Moment, splitDowntime } from './downtime.js';
+import { asReasoned } from './errors.js';
 import type { Summary } from './migration.js';
 import type { Vote } from './peer.js';
 import type { Phase } from './phase.js';
 import { ProgressSampler } from './progress.js';
 import type { Tracker } from './tracker.js';
+
+/** How often RAM is sent before the migration is given up. */
+const RAM_TRIES = 3;
+
+/** Why RAM broke off that may as well get through the next time. */
+const BREAKS: readonly Reason[] = ['RAM_FAILED', 'PEER_LOST', 'PEER_UNREACHABLE'];
+
+/** RAM of which only the last is still to be sent, and the pause of the guest. */
+export interface PausedRam {
+  readonly sent: RamSend;
+  readonly pause: RamPause;
+}
 
 /** What the context is made with. */
 export interface ContextTools {
@@ -67,9 +81,29 @@ export class SourceContext {
     this.#sampler.start();
   }
 
-  /** Follows the RAM stream's progress until the switchover. */
-  observeRam(ram: RamSend): void {
-    this.#sampler.ram = ram;
+  /**
+   * Sends RAM, and follows its progress, until QEMU has paused the guest. Where the stream breaks
+   * before, that is tried again.
+   *
+   * @throws what ended the last try, or the first one if the destination would not have another
+   */
+  async untilPaused(send: () => Promise<RamSend>): Promise<PausedRam> {
+    let first: unknown;
+    for (let tries = 1; ; tries++) {
+      let sent: RamSend | undefined;
+      try {
+        sent = await send();
+        this.#sampler.ram = sent;
+        return { sent, pause: await sent.preSwitchover({ signal: this.signal }) };
+      } catch (error) {
+        await sent?.[Symbol.asyncDispose]();
+        if (!sent && first !== undefined) throw first;
+        first ??= error;
+        const broken = BREAKS.includes(asReasoned(error).reason);
+        if (!sent || !broken || tries === RAM_TRIES || this.signal.aborted) throw error;
+        this.#log.warn({ err: error, tries }, 'the RAM stream broke; trying again');
+      }
+    }
   }
 
   /** Notes when something happened, in microseconds of the clock; the default is now. */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { LaunchSpec } from '../domain/launch-spec.js';
 import type { IncomingDomain, IncomingRequest, WaitOptions } from '../domain/types.js';
+import type { Reason } from '../util/reasons.js';
 import { DestinationHalf, type DestinationParts } from './destination-half.js';
 import { carryOut, followSource, recoverDestination, standBack } from './destination-recovery.js';
 import { asReasoned, MigrationError } from './errors.js';
@@ -18,9 +19,12 @@ import type { Resolvable } from './resolving.js';
 export class DestinationContext implements Resolvable {
   readonly #half: DestinationHalf;
   ticket: string | undefined;
+  /** Which of the incoming QEMUs is the one that counts. */
+  attempt: number;
 
   constructor(parts: DestinationParts) {
     this.#half = new DestinationHalf(parts);
+    this.attempt = parts.header.attempt;
   }
 
   /** What the journal says, for the peer. */
@@ -56,6 +60,17 @@ export class DestinationContext implements Resolvable {
       return await run(signal);
     };
     return this.#half.steps.run(name, body, (error) => this.#half.giveUp(error));
+  }
+
+  /** The same, except that a failure for this reason ends nothing: the source may try again. */
+  stepThatMayBreak<T>(
+    name: string,
+    spared: Reason,
+    run: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    return this.#half.steps.run(name, run, async (error) => {
+      if (asReasoned(error).reason !== spared) await this.#half.giveUp(error);
+    });
   }
 
   enter(phase: Phase): void {

@@ -26,7 +26,10 @@ export interface DestinationPeer {
 export interface Twin extends AsyncDisposable {
   readonly host: string;
   exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
-  /** Makes it wait for RAM, and begins to wait for the vote. */
+  /**
+   * Makes it wait for RAM, and begins to wait for the vote. From the second time on that is another
+   * QEMU on the same images, for RAM that has to be sent again.
+   */
   acceptRam(options: WaitOptions): Promise<RamChannel>;
   /** Resolves with the vote: the guest is loaded and paused over there. */
   loaded(options: WaitOptions): Promise<Vote>;
@@ -63,7 +66,8 @@ export class MigrationPeer implements DestinationPeer, Twin {
   readonly #parts: MigrationPeerParts;
   #header: PeerHeader;
   readonly #calls: PeerCalls;
-  readonly #vote = deferred<Vote>();
+  #vote = deferred<Vote>();
+  #accepted = false;
   #votedBy: string | undefined;
   readonly #ended = new AbortController();
 
@@ -72,8 +76,11 @@ export class MigrationPeer implements DestinationPeer, Twin {
     this.#parts = parts;
     this.#header = parts.header;
     this.#calls = parts.calls;
-    // The vote may fail long before anybody waits for it.
-    this.#vote.promise.catch(() => {});
+  }
+
+  /** Counts the incoming QEMUs. */
+  get attempt(): number {
+    return this.#header.attempt;
   }
 
   async prepare(launchSpec: LaunchSpec, options: WaitOptions): Promise<Twin> {
@@ -97,10 +104,16 @@ export class MigrationPeer implements DestinationPeer, Twin {
   }
 
   async acceptRam(options: WaitOptions): Promise<RamChannel> {
+    if (this.#accepted) this.#header = { ...this.#header, attempt: this.#header.attempt + 1 };
+    this.#accepted = true;
     const { ticket } = await this.#patiently(options, () =>
       this.#calls.acceptRam(this.#header, options),
     );
-    this.#askForVote().then(this.#vote.resolve, this.#vote.reject);
+    const vote = deferred<Vote>();
+    // The vote may fail long before anybody waits for it.
+    vote.promise.catch(() => {});
+    this.#vote = vote;
+    this.#askForVote(this.#header).then(vote.resolve, vote.reject);
     return { open: (wait) => this.#calls.openRam(ticket, wait) };
   }
 
@@ -169,11 +182,11 @@ export class MigrationPeer implements DestinationPeer, Twin {
 
   // One long call after the other; a peer that cannot be reached for a moment is asked again,
   // because the guest still runs here and nothing is lost by waiting for it.
-  async #askForVote(): Promise<Vote> {
+  async #askForVote(header: PeerHeader): Promise<Vote> {
     const signal = this.#ended.signal;
     for (let losses = 0; ; ) {
       try {
-        return await this.#calls.awaitLoaded(this.#header, { signal });
+        return await this.#calls.awaitLoaded(header, { signal });
       } catch (error) {
         const { reason } = asReasoned(error);
         if (reason === 'PEER_UNREACHABLE' && ++losses <= 3) continue;

@@ -58,10 +58,13 @@ export class Destination {
     );
   }
 
-  /** Seed step 6: `migrate-incoming`; QEMU waits for the RAM that `streamRam` will bring. */
-  acceptRam(): Promise<string> {
-    return this.#context.step('acceptRam', 'precopy', async (signal) => {
-      this.#ram = await this.#incoming.acceptRam({ signal });
+  /**
+   * Seed step 6: `migrate-incoming`; QEMU waits for the RAM that `streamRam` will bring. RAM that
+   * broke off is awaited by another QEMU on the same images.
+   */
+  acceptRam(attempt: number): Promise<string> {
+    return this.#context.step(`acceptRam ${attempt}`, 'precopy', async (signal) => {
+      this.#ram = await this.#incoming.acceptRam({ signal, attempt });
       return this.#context.issueTicket();
     });
   }
@@ -72,11 +75,12 @@ export class Destination {
   }
 
   /** Resolves when the guest is loaded and paused here: the destination's vote. */
-  awaitLoaded(): Promise<LoadedGuest> {
-    return this.#context.step('awaitLoaded', undefined, async (signal) => {
+  awaitLoaded(attempt: number): Promise<LoadedGuest> {
+    const name = `awaitLoaded ${attempt}`;
+    return this.#context.stepThatMayBreak(name, 'RAM_FAILED', async (signal) => {
       const guest = await this.#incoming.loaded({ signal });
       this.#context.enter('switchover');
-      await this.#context.loaded(guest);
+      await this.#context.loaded({ ...guest, attempt });
       return guest;
     });
   }

@@ -90,7 +90,9 @@ export class IncomingMigrations implements PeerHandler {
   }
 
   async acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }> {
-    return { ticket: await this.#find(header).flow.acceptRam() };
+    const { flow, context } = this.#find(header, 1);
+    context.attempt = header.attempt;
+    return { ticket: await flow.acceptRam(header.attempt) };
   }
 
   async streamRam(
@@ -110,7 +112,7 @@ export class IncomingMigrations implements PeerHandler {
 
   async awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote> {
     const { flow, context } = this.#find(header);
-    const guest = await untilAborted(flow.awaitLoaded(), options.signal);
+    const guest = await untilAborted(flow.awaitLoaded(header.attempt), options.signal);
     return { ...guest, journalId: context.state.journalId };
   }
 
@@ -129,7 +131,7 @@ export class IncomingMigrations implements PeerHandler {
   async abort(header: PeerHeader): Promise<PeerState> {
     const incoming = this.#incoming.get(header.migrationId);
     if (!incoming) return this.#past.get(header.migrationId) ?? NO_RECORD;
-    this.#check(incoming, header);
+    this.#check(incoming, header, Number.POSITIVE_INFINITY);
     await incoming.flow.abort();
     return incoming.context.state;
   }
@@ -263,29 +265,27 @@ export class IncomingMigrations implements PeerHandler {
     }
   }
 
-  #find(header: PeerHeader): Incoming {
+  #find(header: PeerHeader, ahead = 0): Incoming {
     const incoming = this.#incoming.get(header.migrationId);
     if (!incoming) {
-      throw new MigrationError(
-        'MIGRATION_NOT_FOUND',
-        'This agent holds no such incoming migration.',
-        {
-          side: 'destination',
-          facts: { migration_id: header.migrationId },
-        },
-      );
+      const message = 'This agent holds no such incoming migration.';
+      const facts = { migration_id: header.migrationId };
+      throw new MigrationError('MIGRATION_NOT_FOUND', message, { side: 'destination', facts });
     }
-    this.#check(incoming, header);
+    this.#check(incoming, header, ahead);
     return incoming;
   }
 
-  // A call of another run of either side must not touch this one's migration.
-  #check({ header: known, context }: Incoming, header: PeerHeader): void {
+  // A call of another run of either side must not touch this one's migration. `ahead`: by how many
+  // attempts the source may be ahead, because its last call for RAM was lost or is this one.
+  #check({ header: known, context }: Incoming, header: PeerHeader, ahead = 0): void {
     const { journalId } = context.state;
+    const behind = header.attempt - context.attempt;
     const same =
       known.sourceHost === header.sourceHost &&
       known.sourceJournalId === header.sourceJournalId &&
-      known.attempt === header.attempt &&
+      behind >= 0 &&
+      behind <= ahead &&
       known.domainUuid === header.domainUuid &&
       (header.destinationJournalId === journalId || header.destinationJournalId === '');
     if (same) return;

@@ -75,6 +75,12 @@ export function readPaused({ entries }: ReadJournal): boolean {
   return entries.findLast((entry) => 'paused' in entry)?.['paused'] === true;
 }
 
+/** Which of the incoming QEMUs the last record that says so is about. */
+export function readAttempt({ header, entries }: ReadJournal): number {
+  const attempt = entries.findLast((entry) => 'attempt' in entry)?.['attempt'];
+  return typeof attempt === 'number' ? attempt : header.attempt;
+}
+
 /** A detail of the last record that has it. */
 export function readText({ entries }: ReadJournal, detail: string): string {
   const value = entries.findLast((entry) => detail in entry)?.[detail];

@@ -144,6 +144,9 @@ export class Migrations implements MigrationManager {
     const domain = domains.claim(request.domain, migrationId);
     let journal: Journal | undefined;
     try {
+      // A source that has not let go for good must never find that the guest has moved on.
+      const arrival = this.#tools.registry.unsettledArrival(domain.uuid, host);
+      if (arrival) throw notYet(domain.name, arrival);
       journal = await journals.create(
         {
           migrationId,
@@ -221,6 +224,11 @@ export class Migrations implements MigrationManager {
     registry.add(tracker);
     return outgoing;
   }
+}
+
+function notYet(domain: string, { migrationId, sourceHost }: Migration): MigrationError {
+  const message = `${domain} came from ${sourceHost}, which has not confirmed yet that it let go.`;
+  return new MigrationError('DOMAIN_BUSY', message, { facts: { migration_id: migrationId } });
 }
 
 function sameOrRefused(

@@ -119,7 +119,10 @@ export class OutgoingHalf {
     const { journal } = this.parts;
     if (phase === 'mirror') await journal.append('MIRRORING');
     else if (phase === 'precopy') await journal.append('RAM');
-    else if (phase === 'switchover') await this.decider.decide({ type: 'switching' }, details);
+    else if (phase === 'switchover') {
+      const { attempt } = this.peer;
+      await this.decider.decide({ type: 'switching' }, { ...details, attempt });
+    }
   }
 
   #note(moment: 'committed' | 'resumed'): void {

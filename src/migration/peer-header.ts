@@ -1,12 +1,11 @@
-import type { JournalHeader } from './journal.js';
-import { type ReadJournal, readText } from './journal-reading.js';
+import { type ReadJournal, readAttempt, readText } from './journal-reading.js';
 import type { PeerHeader } from './peer.js';
 
 /** Names the migration of a source's journal to its destination. */
 export function headerAtSource(journal: ReadJournal): PeerHeader {
   const { header } = journal;
   return {
-    ...common(header),
+    ...common(journal),
     generation: header.generation,
     sourceJournalId: header.journalId,
     destinationJournalId: readText(journal, 'destinationJournalId'),
@@ -14,16 +13,18 @@ export function headerAtSource(journal: ReadJournal): PeerHeader {
 }
 
 /** The same for the journal of a destination, whose copy is of the next generation. */
-export function headerAtDestination({ header }: ReadJournal): PeerHeader {
+export function headerAtDestination(journal: ReadJournal): PeerHeader {
+  const { header } = journal;
   return {
-    ...common(header),
+    ...common(journal),
     generation: header.generation - 1,
     sourceJournalId: String(header.details['sourceJournalId']),
     destinationJournalId: header.journalId,
   };
 }
 
-function common({ migrationId, attempt, domainUuid, epoch, ...header }: JournalHeader) {
-  const { sourceHost, destinationHost } = header;
+function common(journal: ReadJournal) {
+  const { migrationId, domainUuid, epoch, sourceHost, destinationHost } = journal.header;
+  const attempt = readAttempt(journal);
   return { migrationId, attempt, domainUuid, epoch, sourceHost, destinationHost };
 }

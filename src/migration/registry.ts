@@ -34,6 +34,17 @@ export class MigrationRegistry {
     this.#onForget.push(listener);
   }
 
+  /** The migration that brought a domain to a host and whose source may still ask for it. */
+  unsettledArrival(domainUuid: string, host: string): Migration | undefined {
+    const arrivals = [...this.#trackers.values()].map(({ now }) => now);
+    return arrivals.find(
+      (now) =>
+        now.domainUuid === domainUuid &&
+        now.destinationHost === host &&
+        this.#settled.get(now.migrationId)?.() === false,
+    );
+  }
+
   has(migrationId: string): boolean {
     return this.#trackers.has(migrationId);
   }

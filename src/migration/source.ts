@@ -32,11 +32,13 @@ export async function migrateToPeer(
   await mirrors.activate({ signal });
 
   // Seed steps 6 and 5: the destination runs migrate-incoming, then RAM streams while the guest
-  // runs.
+  // runs. A stream that breaks is begun again, into another QEMU on the same images: until the
+  // mirrors settle they are as good as before.
   await context.enter('precopy');
-  await using ram = await domain.sendRam(await twin.acceptRam({ signal }), limits, { signal });
-  context.observeRam(ram);
-  const pause = await ram.preSwitchover({ signal });
+  const { sent, pause } = await context.untilPaused(async () =>
+    domain.sendRam(await twin.acceptRam({ signal }), limits, { signal }),
+  );
+  await using ram = sent;
 
   // The guest is paused from here on. The mirrors settle before the last RAM is sent, so that the
   // destination never starts on old blocks.

@@ -33,6 +33,7 @@ export class Taking {
   #outcome: Promise<CommitOutcome> | undefined;
   /** Resolves when the source has said that the guest may run here, or that it may not. */
   readonly #confirmed: Deferred<void> = deferred();
+  #begun = false;
   #lost: boolean;
   #beganMs = 0;
 
@@ -51,16 +52,20 @@ export class Taking {
 
   /** True from the commit on: nothing else may give the guest up then. */
   get begun(): boolean {
-    return this.#outcome !== undefined;
+    return this.#begun;
   }
 
-  /** Takes the guest, once, and answers what became of it however often it is asked. */
+  /**
+   * Takes the guest, once, and answers what became of it however often it is asked.
+   *
+   * @throws AppendError where that cannot be written: the source is to ask again
+   */
   commit(
     incoming: IncomingDomain | undefined,
     guest: { readonly paused: boolean },
   ): Promise<CommitOutcome> {
     this.#beganMs = performance.now();
-    this.#outcome ??= this.#commit(incoming, guest);
+    this.#outcome ??= this.#remembered(this.#commit(incoming, guest));
     return this.#outcome;
   }
 
@@ -70,13 +75,24 @@ export class Taking {
     guest: { readonly paused: boolean },
   ): Promise<void> {
     this.#confirmed.resolve();
-    this.#outcome ??= this.#run(incoming, guest, { mayHaveRun: true });
+    this.#outcome ??= this.#remembered(this.#run(incoming, guest, { mayHaveRun: true }));
     await this.#outcome;
   }
 
   /** It is known now that the guest is the source's. */
   giveBack(): void {
     this.#confirmed.resolve();
+  }
+
+  /** What could not be written is tried again by the next call. */
+  async #remembered(work: Promise<CommitOutcome>): Promise<CommitOutcome> {
+    this.#begun = true;
+    try {
+      return await work;
+    } catch (error) {
+      this.#outcome = undefined;
+      throw error;
+    }
   }
 
   async #commit(
@@ -88,8 +104,7 @@ export class Taking {
     try {
       effects = await this.#decider.decide({ type: 'commit' }, guest);
     } catch (error) {
-      // OWNED may be on the disk all the same. A guest whose QEMU is dead can never run here, and
-      // the next life of the agent asks the source before it starts anything.
+      // OWNED may be on the disk all the same, but a guest whose QEMU is dead can never run here.
       await incoming?.kill();
       return await this.#refuse(error, { type: 'abort' });
     }
@@ -149,10 +164,10 @@ export class Taking {
     return { outcome: 'OWNED_LOST' };
   }
 
-  // The source may run the guest after this answer. Where the record cannot be written, it is safe
-  // all the same: QEMU is dead, and whoever reads OWNED asks the source first.
+  // The source may run the guest after this answer, and OWNED may be on the disk: nothing is removed
+  // and nothing is said before ABORTED is there.
   async #refuse(error: unknown, event: DestinationEvent): Promise<CommitOutcome> {
-    await this.#write(event);
+    await this.#decider.decide(event);
     await this.#ports.discard(error);
     return { outcome: 'REFUSED', failure: this.#ports.failure() };
   }

@@ -155,7 +155,8 @@ function filterOf(fault: DiskFault, file: string): object {
       }));
       const rule = { event: 'write_aio', iotype: 'write', errno: fault.errno, once: false };
       const error = last > 1 ? { ...rule, state: last } : rule;
-      return { driver: 'blkdebug', image: file, 'set-state': steps, 'inject-error': [error] };
+      const states = last > 1 ? { 'set-state': steps } : {};
+      return { driver: 'blkdebug', image: file, ...states, 'inject-error': [error] };
     }
   }
 }

@@ -67,7 +67,7 @@ const sideOf = ({ fleet, source, destination }: Strike, side: Side): ChaosHost =
 
 /** Brings an agent back, at once or after three seconds. */
 async function restart(strike: Strike, side: Side): Promise<void> {
-  if (strike.random.pick([true, false])) await delay(3_000);
+  if (strike.random.next() < 0.25) await delay(3_000);
   await sideOf(strike, side).start();
 }
 

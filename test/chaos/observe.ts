@@ -46,7 +46,8 @@ export async function observe(
     const one = seen[name];
     if (one.type === 'silent') problems.push(`${name} is silent: ${one.problem}`);
     if (one.type !== 'domain') return false;
-    const { state, migrationId: claim } = one.domain;
+    const { state, migrationId: claim, doubt } = one.domain;
+    if (doubt) problems.push(`${name}: in doubt: ${doubt.reason}: ${doubt.message}`);
     if (claim !== '') problems.push(`${name}: migration ${claim} holds it`);
     if (state === 'STATE_INCOMING' || state === 'STATE_IN_DOUBT') {
       problems.push(`${name}: ${state}`);

@@ -13,6 +13,7 @@ const COLUMNS = [...PHASES, 'whole'] as const;
 const VERDICTS: readonly (readonly [name: string, words: RegExp])[] = [
   ['guest ran twice, or went back in time', / again, after /],
   ['acknowledged writes lost, skipped or torn', /writes lost|torn|jump from/],
+  ['QEMU itself crashed', /was ended by SIG(SEGV|ABRT|BUS|FPE)/],
   ['something left over', /^left over/],
   ['unexplained outcome', /^unexplained|^it says/],
   ['not settled within 30 s, or the guest does not run', /^not settled|written nothing|is at /],

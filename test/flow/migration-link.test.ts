@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeFleet } from '../support/fake-fleet.js';
 import type { FaultAction } from '../support/fake-qemu/faults.js';
 import { refuse } from '../support/fake-qemu.js';
@@ -89,5 +89,14 @@ describe('when the link between the agents fails while the source waits for an a
     });
     const ended = await migrate(hosts.host('alpha'), guest.name, 'beta');
     await guest.expect('moves', ended);
+  });
+
+  it('the RAM stream, while the guest runs: it is sent again, into another QEMU', async () => {
+    const cut = () => link.cut();
+    hosts.launcher('alpha').faults.add({ at: { command: 'migrate' }, when: 'after', action: cut });
+    const ended = await migrate(hosts.host('alpha'), guest.name, 'beta');
+    await guest.expect('moves', ended);
+    const log = hosts.host('alpha').log.join('');
+    expect(log).toContain('the RAM stream broke; trying again');
   });
 });

@@ -118,11 +118,17 @@ describe('taking the guest', () => {
     expect(decisions(journal)).toEqual(['PREPARED', 'LOADED', 'OWNED', 'RUNNING']);
   });
 
-  it('is refused, with QEMU dead, when OWNED may or may not be written', async () => {
+  it('is not refused before that is written, with QEMU dead, when OWNED may be written', async () => {
     const { incoming, journal, context } = await loaded();
     journal.before = () => Promise.reject(new Error('EIO'));
+    await expect(context.take({ paused: false })).rejects.toThrow('EIO');
+    await context.abort();
+    expect(incoming.done, 'the images stay: they may be the ones that count').toEqual(['kill']);
+    incoming.alive = false;
+    journal.before = async () => {};
     expect(await context.take({ paused: false })).toMatchObject({ outcome: 'REFUSED' });
-    expect(incoming.done).toEqual(['kill', 'dispose']);
+    expect(incoming.done).toEqual(['kill', 'resume', 'kill', 'dispose']);
+    expect(decisions(journal).slice(-3)).toEqual(['OWNED', 'ABORTED', 'ENDED']);
   });
 
   it('is refused once it was given up, however often it is asked', async () => {

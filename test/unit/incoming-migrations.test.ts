@@ -50,13 +50,20 @@ describe('a call of another agent', () => {
     ['another source', { sourceHost: 'gamma' }],
     ['another life of the source', { sourceJournalId: 'other' }],
     ['another life of the destination', { destinationJournalId: 'other' }],
-    ['another attempt', { attempt: 2 }],
     ['another domain', { domainUuid: '00000000-0000-4000-8000-000000000003' }],
   ])('of %s is refused and touches nothing', async (_, change) => {
     const incoming = await stage();
     const wrong = { ...header, ...change };
     await expect(incoming.abort(wrong)).rejects.toMatchObject({ reason: 'MIGRATION_EXISTS' });
     expect(await incoming.queryMigration(header, NO_RECORD)).toMatchObject({ record: 'PREPARED' });
+  });
+
+  it('of another attempt at the RAM takes nothing', async () => {
+    const incoming = await stage();
+    const wrong = { ...header, attempt: 2, destinationJournalId: 'two' };
+    await expect(incoming.commit(wrong, { paused: false })).rejects.toMatchObject({
+      reason: 'MIGRATION_EXISTS',
+    });
   });
 
   it('for another host is refused, and so is any once the agent stops', async () => {
