@@ -190,6 +190,8 @@ export class HostedDomain {
       if (!pool.shared) await pool.bury(this.uuid, definition.generation);
     }
     await this.ownership.moveTo(ownerHost);
+    // A QEMU that crashed left its log there; nobody will start it here to make room for another.
+    await removeRunFolders(this.uuid, this.#tools.resources);
     this.#changed();
   }
 

@@ -41,8 +41,8 @@ export async function completeRam(
     // them.
     if (migration.status === 'completed' && status === 'finish-migrate') continue;
     throw new DomainError(
-      'INTERNAL',
-      `QEMU said that it had sent all, but its migration is ${migration.status} and its guest ${status}.`,
+      'RAM_FAILED',
+      `QEMU said that it had sent all, but its migration is ${migration.status} and its guest ${status}: somebody else has told it so.`,
       { side: 'source' },
     );
   }

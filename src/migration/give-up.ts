@@ -198,8 +198,8 @@ export class GiveUp {
 function unguarded(guard: SourceGuard & { readonly voted: boolean }): MigrationError {
   const { fenced, settled, voted } = guard;
   return new MigrationError(
-    'INTERNAL',
-    'The guest was not given up, because what that depends on no longer held.',
+    'RAM_FAILED',
+    'The guest was not given up, because its QEMU had been told something else meanwhile.',
     { side: 'source', facts: { fenced: `${fenced}`, settled: `${settled}`, voted: `${voted}` } },
   );
 }

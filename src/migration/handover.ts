@@ -25,7 +25,7 @@ import {
 
 type Event<Events extends { readonly type: string }, Type> = Extract<Events, { type: Type }>;
 
-/** What a journal keeps of a decision. */
+/** A journal's part of a decision. */
 export interface Written<Record extends HandoverRecord = HandoverRecord> {
   readonly record: Record;
   readonly rank: Rank;
@@ -239,9 +239,12 @@ function hearSource(
     return over ? write(state, 'ABORTED', DISCARD) : stay(state);
   }
   if (state.record !== 'OWNED' && state.record !== 'RUNNING') return stay(state);
-  // A source that took the guest back in the same epoch was told that it might: by an earlier life,
-  // whose journal did not take that. In a higher one a person has said so.
-  if (record === 'RECLAIMED' && rank.epoch >= state.rank.epoch) return standDown(state);
+  if (record === 'RECLAIMED' && rank.epoch >= state.rank.epoch) {
+    // In the same epoch a source takes it back only from an earlier life that refused it and whose
+    // record the disk has lost; in a higher one a person has said so.
+    const refused = state.record === 'OWNED' && rank.epoch === state.rank.epoch;
+    return refused ? write(state, 'ABORTED', DISCARD) : standDown(state);
+  }
   // None of these runs it, and none will.
   if (record !== 'COMMITTED' && record !== 'DONE' && record !== 'SUPERSEDED') return stay(state);
   if (state.record === 'OWNED') return { state: confirm(state), effects: [RUN_HERE] };
@@ -293,6 +296,6 @@ function write<State extends { readonly record: HandoverRecord; readonly rank: R
 function standDown<State extends { readonly record: HandoverRecord; readonly rank: Rank }>(
   state: State,
 ): Step<State> {
-  const { state: after, effects } = write(state, 'SUPERSEDED' as State['record']);
-  return { state: after, effects: [STAND_DOWN, ...effects] };
+  const step = write(state, 'SUPERSEDED' as State['record']);
+  return { ...step, effects: [STAND_DOWN, ...step.effects] };
 }

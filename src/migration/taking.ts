@@ -4,7 +4,7 @@ import { type Deferred, deferred } from '../util/deferred.js';
 import type { Log } from '../util/log.js';
 import type { Decider } from './decider.js';
 import { type Failure, MigrationError } from './errors.js';
-import type { DestinationEvent, DestinationState, Effect } from './handover-types.js';
+import type { DestinationEvent, DestinationState } from './handover-types.js';
 import { isTaken } from './handover-types.js';
 import type { CommitOutcome } from './peer.js';
 
@@ -100,14 +100,9 @@ export class Taking {
     guest: { readonly paused: boolean },
   ): Promise<CommitOutcome> {
     const asked = this.#decider.state;
-    let effects: readonly Effect[];
-    try {
-      effects = await this.#decider.decide({ type: 'commit' }, guest);
-    } catch (error) {
-      // OWNED may be on the disk all the same, but a guest whose QEMU is dead can never run here.
-      await incoming?.kill();
-      return await this.#refuse(error, { type: 'abort' });
-    }
+    // Where this throws, OWNED may or may not be on the disk: the loaded guest stays as it is, and
+    // the next call, or the next life of the agent, tries again.
+    const effects = await this.#decider.decide({ type: 'commit' }, guest);
     const over = this.#decider.state.record === 'ABORTED';
     if (over && effects.some(({ type }) => type === 'refuse')) {
       return await this.#refuse(notLoaded(asked), { type: 'abort' });
