@@ -34,7 +34,8 @@ export class Destination {
   /** Goes on with what an earlier life of the agent has made; nothing where nothing is left. */
   async recover(incoming: IncomingDomain | undefined): Promise<void> {
     await this.#context.recover(incoming);
-    if (!incoming) return;
+    // Where the recovery has removed everything, no step begins any more.
+    if (!incoming || this.#context.settled) return;
     this.#incoming = incoming;
     await this.#context.step('prepare', undefined, async () => {});
   }

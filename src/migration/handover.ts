@@ -245,7 +245,6 @@ function hearSource(
     const refused = state.record === 'OWNED' && rank.epoch === state.rank.epoch;
     return refused ? write(state, 'ABORTED', DISCARD) : standDown(state);
   }
-  // None of these runs it, and none will.
   if (record !== 'COMMITTED' && record !== 'DONE' && record !== 'SUPERSEDED') return stay(state);
   if (state.record === 'OWNED') return { state: confirm(state), effects: [RUN_HERE] };
   // DONE is durable over there: nobody but this host can run the guest any more.

@@ -159,8 +159,8 @@ export class Taking {
     return { outcome: 'OWNED_LOST' };
   }
 
-  // The source may run the guest after this answer, and OWNED may be on the disk: nothing is removed
-  // and nothing is said before ABORTED is there.
+  // The source may run the guest after this answer, and OWNED may be on the disk: nothing is
+  // removed and nothing is said before ABORTED is there.
   async #refuse(error: unknown, event: DestinationEvent): Promise<CommitOutcome> {
     await this.#decider.decide(event);
     await this.#ports.discard(error);

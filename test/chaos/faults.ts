@@ -247,7 +247,9 @@ const journals: readonly Fault[] = (['ENOSPC', 'EIO'] as const).map((code) => ({
       await sideOf(strike, side).start();
     }
   },
-  reasons: ['JOURNAL_FAILED', 'AGENT_RESTARTED', ...LOST_PEER],
+  // Who cannot know whether it has taken the guest must not give it back, and cannot let it run.
+  places: ['source', 'destination', 'destination down'],
+  reasons: ['JOURNAL_FAILED', 'AGENT_RESTARTED', 'DEST_QEMU_DIED', ...LOST_PEER],
 }));
 
 /** Does something to the guest, in the QEMU in which it is or may be. */

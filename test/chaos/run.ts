@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Migration } from '../../src/gen/drover/v1/migration.js';
 import { deferred } from '../../src/util/deferred.js';
+import { ReasonedError } from '../../src/util/reasoned-error.js';
+import type { Reason } from '../../src/util/reasons.js';
 import { GuestBook } from './book.js';
 import type { Fault, Place, Strike } from './faults.js';
 import { ChaosFleet, type FleetSetup, type HostName } from './fleet.js';
@@ -17,6 +19,7 @@ const WHOLE_RUN_LIMIT_MS = 90_000;
 const GUEST_LIMIT_MS = 60_000;
 const SETTLE_LIMIT_MS = 30_000;
 const POLL_MS = 30;
+const UNCONFIRMED: Reason = 'DOMAIN_BUSY';
 
 /** One fault at one point, or at none for faults of a whole migration. */
 export interface Cell {
@@ -27,6 +30,21 @@ export interface Cell {
   readonly after?: { readonly traffic: Traffic; readonly bytes: number };
   /** Bytes per second; 0 or absent is unlimited. */
   readonly maxBandwidth?: number;
+}
+
+/** A domain that has just come moves on only when its source has confirmed that it let go. */
+async function untilConfirmed(start: () => Promise<unknown>): Promise<void> {
+  const limitMs = performance.now() + SETTLE_LIMIT_MS;
+  for (;;) {
+    try {
+      await start();
+      return;
+    } catch (error) {
+      const isEarly = error instanceof ReasonedError && error.reason === UNCONFIRMED;
+      if (!isEarly || performance.now() > limitMs) throw error;
+    }
+    await delay(POLL_MS);
+  }
 }
 
 /** Which migration is meant. */
@@ -247,7 +265,7 @@ export class Stage implements AsyncDisposable {
     try {
       const domain = this.fleet.uuid;
       const request = { domain, destinationHost, migrationId, maxBandwidthBytesPerS };
-      await migrations.startMigration(request);
+      await untilConfirmed(() => migrations.startMigration(request));
       for await (const { migration } of migrations.watchMigration({ migrationId })) {
         last = migration ?? last;
       }
