@@ -101,7 +101,7 @@ export class DestinationContext implements Resolvable {
     const { decider } = this.#half;
     await decider.decide({ type: 'loaded' }, details);
     if (!isComing(decider.state.record) && !isTaken(decider.state.record)) {
-      throw new MigrationError('CANCELLED_BY', 'The migration was given up meanwhile.');
+      throw this.#half.givenUp ?? new MigrationError('CANCELLED_BY', 'It was given up meanwhile.');
     }
   }
 

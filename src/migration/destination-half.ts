@@ -42,6 +42,8 @@ export class DestinationHalf {
   incoming: IncomingDomain | undefined;
   /** Resolves when the guest is ours, or nothing of it is left. */
   readonly over: Deferred<void> = deferred();
+  /** Why the migration is given up here, where it is. */
+  givenUp: Error | undefined;
   #ending: Promise<void> | undefined;
   #arrived = false;
 
@@ -145,6 +147,7 @@ export class DestinationHalf {
   /** Gives the migration up, unless the guest is ours or just becoming so. */
   async giveUp(error: unknown): Promise<void> {
     if (this.taking.begun || !isComing(this.decider.state.record)) return;
+    this.givenUp ??= asReasoned(error);
     await this.decider
       .decide({ type: 'abort' })
       .catch((problem) => this.parts.log.error({ err: problem }, 'the end could not be written'));

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { MigratableDomains } from '../domain/types.js';
+import type { Domain, MigratableDomains } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
 import { doubtOfJournal } from './doubts.js';
@@ -17,6 +17,9 @@ import { validated } from './request.js';
 import { Tracker } from './tracker.js';
 
 const HANDOVER_LIMIT_MS = 5_000;
+/** The source of an arrival says that it has let go, or is asked within this time. */
+const SETTLE_LIMIT_MS = 8_000;
+const SETTLE_PAUSE_MS = 50;
 
 /** What the source's half needs of the agent. */
 export interface MigrationTools {
@@ -144,9 +147,7 @@ export class Migrations implements MigrationManager {
     const domain = domains.claim(request.domain, migrationId);
     let journal: Journal | undefined;
     try {
-      // A source that has not let go for good must never find that the guest has moved on.
-      const arrival = this.#tools.registry.unsettledArrival(domain.uuid, host);
-      if (arrival) throw notYet(domain.name, arrival);
+      await this.#assertSettled(domain);
       journal = await journals.create(
         {
           migrationId,
@@ -171,6 +172,18 @@ export class Migrations implements MigrationManager {
     const outgoing = this.#add(request, journal, {});
     outgoing.begin(domain);
     return outgoing;
+  }
+
+  /** A source that has not let go for good must never find that the guest has moved on. */
+  async #assertSettled({ uuid, name }: Domain): Promise<void> {
+    const { registry, host, clock } = this.#tools;
+    const untilMs = clock.nowMs() + SETTLE_LIMIT_MS;
+    for (;;) {
+      const arrival = registry.unsettledArrival(uuid, host);
+      if (!arrival) return;
+      if (clock.nowMs() > untilMs) throw notYet(name, arrival);
+      await delay(SETTLE_PAUSE_MS, undefined, { signal: this.#stopping.signal });
+    }
   }
 
   async #recover(file: JournalFile): Promise<void> {

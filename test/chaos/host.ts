@@ -182,9 +182,24 @@ export class ChaosHost {
     await rm(config.directories.run, { recursive: true, force: true });
   }
 
-  /** Speaks to the QEMU of a domain over its second monitor. */
+  /** The folders of a domain's QEMUs, those of later attempts last. */
+  runFolders(uuid: string): string[] {
+    const { run } = this.parts.config.directories;
+    const names = existsSync(run) ? readdirSync(run) : [];
+    return names.filter((name) => name === uuid || name.startsWith(`${uuid}.`)).sort();
+  }
+
+  /** The process whose folder this is; 0 where there is none. */
+  pidIn(folder: string): number {
+    const path = join(this.parts.config.directories.run, folder, 'qemu.pid');
+    const pid = existsSync(path) ? Number(readFileSync(path, 'latin1')) : 0;
+    return pid > 0 && commandLine(pid).includes(folder) ? pid : 0;
+  }
+
+  /** Speaks to the QEMU of a domain over its second monitor, where there are two to the newer. */
   async monitor<T>(uuid: string, work: (qmp: QmpClient) => Promise<T>): Promise<T> {
-    const path = join(this.parts.config.directories.run, uuid, 'rescue.sock');
+    const folder = this.runFolders(uuid).findLast((name) => this.pidIn(name) > 0) ?? uuid;
+    const path = join(this.parts.config.directories.run, folder, 'rescue.sock');
     await using qmp = await QmpClient.connect(path, {
       connectLimitMs: 5_000,
       commandLimitMs: 5_000,

@@ -121,10 +121,12 @@ export async function leftovers(fleet: ChaosFleet, found: Observation): Promise<
     left.push(...pids.map((pid) => `${host.name}: process ${pid}`));
     const { state, run } = host.parts.config.directories;
     // After a crash the folder stays until the next start, for its log.
-    const runFolders = isOwner ? [] : await list(run, (name) => name === fleet.uuid);
-    left.push(...runFolders.map((name) => `${host.name}: run/${name}`));
-    const inRun = isOwner ? await list(join(run, fleet.uuid), isStrangeInRun) : [];
-    left.push(...inRun.map((name) => `${host.name}: run/<uuid>/${name}`));
+    const isHome = (name: string) => isOwner && (!running || host.pidIn(name) === found.qemuPid);
+    for (const name of host.runFolders(fleet.uuid)) {
+      const inside = await list(join(run, name), isStrangeInRun);
+      if (!isHome(name)) left.push(`${host.name}: run/${name}`);
+      else left.push(...inside.map((file) => `${host.name}: run/${name}/${file}`));
+    }
     const strange = (name: string) => !/^(domain\.json|serial\.log)$/.test(name);
     const inState = await list(join(state, 'domains', fleet.uuid), strange);
     left.push(...inState.map((name) => `${host.name}: domains/<uuid>/${name}`));

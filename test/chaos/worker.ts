@@ -6,6 +6,8 @@ import type { Results } from './results.js';
 import { type Cell, type Outcome, Stage } from './run.js';
 import { writeTrace } from './trace.js';
 
+const OPEN_TRIES = 5;
+
 /** Where runs leave what they have seen. */
 export interface Places {
   readonly traces: string;
@@ -32,8 +34,7 @@ export class Worker implements AsyncDisposable {
   /** Runs a cell and keeps what came of it; with violations, the evidence too. */
   async run(cell: Cell): Promise<Outcome> {
     if (this.#runs++ % this.#runsPerStage === 0) await this.#leave();
-    this.#stage ??= await Stage.open(this.#setup);
-    const stage = this.#stage;
+    const stage = await this.#enter();
     const source = stage.where;
     const startMs = performance.now();
     const outcome = await stage.strike(cell).catch((error: Error) => broken(error, startMs));
@@ -72,6 +73,19 @@ export class Worker implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#leave();
+  }
+
+  async #enter(): Promise<Stage> {
+    for (let tries = 1; !this.#stage; tries++) {
+      try {
+        this.#stage = await Stage.open(this.#setup);
+      } catch (error) {
+        // Somebody may have taken a port that was free just now.
+        if (tries === OPEN_TRIES) throw error;
+        console.log(`the hosts did not start; again: ${error}`);
+      }
+    }
+    return this.#stage;
   }
 
   async #leave(): Promise<void> {
