@@ -284,7 +284,8 @@ const people: readonly Fault[] = [
     at: anywhere,
     inject: (strike) => toGuest(strike, 'system_reset'),
     restartsGuest: true,
-    reasons: [],
+    // A reset right before the guest is given up takes the fence away.
+    reasons: ['RAM_FAILED'],
   },
   {
     name: 'guest-pause',
