@@ -6,6 +6,7 @@ import type { JobStatus } from '../qmp/types.gen.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import type { Mirror } from './mirror.js';
 import { PSK_OBJECT } from './names.js';
+import { isLive } from './resume-source.js';
 import { untilAnswered } from './until-answered.js';
 import { yankStalled } from './yank.js';
 
@@ -96,7 +97,8 @@ export async function tryToRemove(
 /**
  * Ends a job. A ready mirror is asked to finish instead of being forced: QEMU 10.0 frees what a
  * guest's write that is on its way to both images still uses when such a mirror is forced to end,
- * and dies of it with the guest.
+ * and dies of it with the guest. One that an I/O error has stopped cannot finish: it is forced
+ * while the guest stands still for a moment, when no write is on its way.
  */
 async function endJob(
   qmp: QmpClient,
@@ -105,7 +107,9 @@ async function endJob(
 ): Promise<void> {
   const job = (await qmp.execute('query-jobs', {}, STEP)).find((each) => each.id === id);
   if (!job || job.status === 'concluded') return;
-  if (CANCELLABLE.includes(job.status)) {
+  if (await isStoppedByError(qmp, id)) {
+    await forceWithoutWrites(qmp, id);
+  } else if (CANCELLABLE.includes(job.status)) {
     const force = !READY.includes(job.status);
     await qmp.execute('block-job-cancel', { device: id, force }, END).catch(unlessRefused);
   }
@@ -114,6 +118,23 @@ async function endJob(
     signal,
     ...END,
   });
+}
+
+async function isStoppedByError(qmp: QmpClient, id: string): Promise<boolean> {
+  const jobs = await qmp.execute('query-block-jobs', {}, STEP);
+  return jobs.some((job) => job.device === id && job['io-status'] !== 'ok');
+}
+
+/** QEMU takes the commands in this order, even when nobody is there any more to hear the answers. */
+async function forceWithoutWrites(qmp: QmpClient, id: string): Promise<void> {
+  const { status } = await qmp.execute('query-status', {}, STEP);
+  const live = isLive(status);
+  const answers = await Promise.allSettled([
+    ...(live ? [qmp.execute('stop', {}, STEP)] : []),
+    qmp.execute('block-job-cancel', { device: id, force: true }, END).catch(unlessRefused),
+    ...(live ? [qmp.execute('cont', {}, STEP)] : []),
+  ]);
+  for (const answer of answers) if (answer.status === 'rejected') throw answer.reason;
 }
 
 /**

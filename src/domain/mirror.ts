@@ -119,6 +119,12 @@ export class Mirror {
     }
   }
 
+  /** An I/O error has stopped the job; it ends only when it is removed. */
+  stop(error: string): void {
+    this.#verdict ??= { error };
+    this.#fail();
+  }
+
   /** Nothing more will be heard of the job. */
   lose(error: Error): void {
     this.#ready.reject(error);
@@ -130,11 +136,15 @@ export class Mirror {
     if (this.#settling && this.#verdict && !this.#verdict.error && !this.#failedOperation) {
       this.#settled.resolve();
     } else {
-      const error = this.#failure();
-      this.#ready.reject(error);
-      this.#settled.reject(error);
+      this.#fail();
     }
     this.#concluded.resolve();
+  }
+
+  #fail(): void {
+    const error = this.#failure();
+    this.#ready.reject(error);
+    this.#settled.reject(error);
   }
 
   #failure(): DomainError {

@@ -45,6 +45,7 @@ export class QemuMirrors implements Mirrors {
   readonly #lifetime = new AbortController();
   /** Rejects when the connection to QEMU ends. */
   readonly #lost = deferred<never>();
+  readonly #stoppedJobs = new Set<Mirror>();
   #detached = false;
 
   private constructor(parts: MirrorsParts) {
@@ -159,11 +160,25 @@ export class QemuMirrors implements Mirrors {
       for (;;) {
         const event = await this.#listener.next({ signal: this.#lifetime.signal });
         for (const mirror of this.#mirrors) mirror.take(event);
+        if (event.name === 'BLOCK_JOB_ERROR' && event.data.action === 'stop') {
+          await this.#stopped(event.data.device);
+        }
       }
     } catch (error) {
       for (const mirror of this.#mirrors) mirror.lose(error as Error);
       this.#lost.reject(error);
     }
+  }
+
+  /** The event does not say which error stopped the job. From then on each write adds an event. */
+  async #stopped(device: string): Promise<void> {
+    const mirror = this.#mirrors.find(({ job }) => job === device);
+    if (!mirror || this.#stoppedJobs.has(mirror)) return;
+    this.#stoppedJobs.add(mirror);
+    const jobs = await this.#qmp.execute('query-block-jobs', {}, STEP).catch(() => []);
+    const job = jobs.find((each) => each.device === device);
+    const isFull = job?.['io-status'] === 'nospace';
+    mirror.stop(isFull ? 'No space left on device' : 'Input/output error');
   }
 
   /** Waits, and gives every error its reason. */
@@ -238,7 +253,8 @@ export class QemuMirrors implements Mirrors {
       const job = jobs.find(({ device }) => device === mirror.job);
       if (job) mirror.observe(job.len, job.offset, job.ready);
       active &&= job?.type === 'mirror' && job['actively-synced'];
-      if (job?.status === 'concluded' && !mirror.isSettling) await mirror.settled;
+      const failed = job && (job.status === 'concluded' || job['io-status'] !== 'ok');
+      if (failed && !mirror.isSettling) await mirror.settled;
     }
     return active;
   }

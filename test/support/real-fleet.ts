@@ -121,6 +121,12 @@ export class RealGuest implements Disposable {
     return domain?.state;
   }
 
+  /** What it printed on all hosts until now. To be asked for once, when it has ended. */
+  ledger(): Ledger {
+    const last = this.#logs.get(this.#host)?.cut();
+    return new Ledger(last ? [...this.#segments, last] : this.#segments);
+  }
+
   /**
    * Ends it and asserts: no acknowledged write lost, none acknowledged twice, none skipped, none
    * torn.
@@ -128,8 +134,7 @@ export class RealGuest implements Disposable {
   async judge(): Promise<void> {
     const host = this.#fleet.host(this.#host);
     const { domain } = await host.client.domains.stopDomain({ domain: this.uuid, force: true });
-    const last = this.#logs.get(this.#host)?.cut();
-    const ledger = new Ledger(last ? [...this.#segments, last] : this.#segments);
+    const ledger = this.ledger();
     expect(ledger.describeFaults()).toBe('');
     expect(ledger.ackedWrites).toBeGreaterThan(0);
     for (const { id, format, pool } of domain?.spec?.disks ?? []) {

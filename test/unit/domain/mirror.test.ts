@@ -90,6 +90,19 @@ test('an error tells the side: reading is the source, writing the destination', 
   });
 });
 
+test('a mirror that an error has stopped has failed at once, though its job goes on', async () => {
+  const one = mirror(ready, writeError);
+  one.settle();
+  one.stop('No space left on device');
+  one.take(cancelled);
+  one.take(concluded);
+  await expect(one.settled).rejects.toMatchObject({
+    reason: 'MIRROR_FAILED',
+    side: 'destination',
+    facts: { qemu_error: 'No space left on device' },
+  });
+});
+
 test('events of other jobs, and other statuses, change nothing', async () => {
   const one = mirror(
     event('BLOCK_JOB_READY', { ...figures, device: 'mirror-b' }),
