@@ -125,7 +125,9 @@ async function isStoppedByError(qmp: QmpClient, id: string): Promise<boolean> {
   return jobs.some((job) => job.device === id && job['io-status'] !== 'ok');
 }
 
-/** QEMU takes the commands in this order, even when nobody is there any more to hear the answers. */
+/**
+ * QEMU takes the commands in this order, even when nobody is there any more to hear the answers.
+ */
 async function forceWithoutWrites(qmp: QmpClient, id: string): Promise<void> {
   const { status } = await qmp.execute('query-status', {}, STEP);
   const live = isLive(status);

@@ -116,8 +116,9 @@ async function startOne(
       'copy-mode': 'background',
       // The verdict must outlive the event: it is read, and then dismissed.
       'auto-dismiss': false,
-      // A job that ends by itself frees what a guest's write that is on its way to both images still
-      // uses, and QEMU 10.0 dies of it with the guest. One that stops waits to be removed safely.
+      // A job that ends by itself frees what a guest's write that is on its way to both images
+      // still uses, and QEMU 10.0 dies of it with the guest. One that stops waits to be removed
+      // safely.
       'on-source-error': 'stop',
       'on-target-error': 'stop',
       speed,

@@ -12,7 +12,7 @@ import { isComing } from './handover-types.js';
 import type { Journal } from './journal.js';
 import { readDestination } from './journal-reading.js';
 import type { PeerHeader, PeerState } from './peer.js';
-import type { Phase } from './phase.js';
+import { mayFollow, type Phase } from './phase.js';
 import type { SourcePeer } from './source-peer.js';
 import { Steps } from './steps.js';
 import { Taking } from './taking.js';
@@ -91,7 +91,9 @@ export class DestinationHalf {
   enter(phase: Phase): void {
     const { tracker, journal, log } = this.parts;
     if (tracker.now.phase === phase) return;
-    tracker.enter(phase);
+    // A source that has started again runs its flow from the beginning.
+    if (mayFollow(tracker.now.phase, phase)) tracker.enter(phase);
+    else tracker.update({ phase });
     log.info({ phase }, 'entered a phase');
     const record = phase === 'mirror' ? 'EXPORTED' : phase === 'precopy' ? 'RAM' : undefined;
     if (!record) return;
