@@ -1,3 +1,4 @@
+import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PeerCalls, PeerDirectory, PeerHandler } from '../../src/migration/peer.js';
@@ -5,6 +6,8 @@ import type { Launcher, LaunchRequest } from '../../src/process/launcher.js';
 import { RpcError } from '../../src/rpc/errors.js';
 import type { Effects } from './effects.js';
 import type { Action, DiskFault } from './protocol.js';
+
+const GUEST_NICENESS = 10;
 
 type AnyCall = (...args: unknown[]) => Promise<unknown>;
 
@@ -98,17 +101,29 @@ export function chaoticHandler(handler: PeerHandler, effects: Effects): PeerHand
 export function chaoticLauncher(launcher: Launcher, effects: Effects, consoles: string): Launcher {
   let launched = 0;
   return {
-    launch(request, options) {
+    async launch(request, options) {
       const name = `${Date.now()}-${process.pid}-${++launched}.log`;
       const argv = request.argv.map((argument, index) =>
         request.argv[index - 1] === '-chardev'
           ? argument.replace(/path=.*\/serial\.log/, `path=${join(consoles, name)}`)
           : argument,
       );
-      return launcher.launch(withDiskFault({ ...request, argv }, effects.disks), options);
+      const faulty = withDiskFault({ ...request, argv }, effects.disks);
+      const qemu = await launcher.launch(faulty, options);
+      // The guest never rests, and several of them would leave no time to anybody else.
+      if (request.argv.includes('-blockdev')) rest(qemu.record.pid);
+      return qemu;
     },
     adopt: (record) => launcher.adopt(record),
   };
+}
+
+function rest(pid: number): void {
+  try {
+    setPriority(pid, GUEST_NICENESS);
+  } catch {
+    // It has ended already; whoever waits for it will say why.
+  }
 }
 
 function withDiskFault(request: LaunchRequest, fault: DiskFault | undefined): LaunchRequest {

@@ -18,9 +18,9 @@ import { Worker } from './worker.js';
  */
 
 const USAGE = `usage: test:chaos [--points all|switchover|REGEXP] [--faults NAME,...] [--runs N]
-                  [--seed TEXT] [--jobs 2] [--disks 1] [--disk-mib 8] [--resume] [--list]
+                  [--seed TEXT] [--jobs 2] [--disks 1] [--disk-mib 8] [--resume | --again] [--list]
        test:chaos --kill-mirror N | --kill-precopy N | --kill-window N [--seed TEXT]
-       test:chaos --table docs/fault-matrix.md
+       test:chaos --table docs/fault-matrix.md [--note TEXT]...
        test:chaos --check-traces`;
 const SPECIALS = ['kill-mirror', 'kill-precopy', 'kill-window'] as const;
 
@@ -36,12 +36,14 @@ const { values } = parseArgs({
     'slow-share': { type: 'string', default: '0.04' },
     results: { type: 'string' },
     resume: { type: 'boolean', default: false },
+    again: { type: 'boolean', default: false },
     'kill-mirror': { type: 'string' },
     'kill-precopy': { type: 'string' },
     'kill-window': { type: 'string' },
     list: { type: 'boolean', default: false },
     'check-traces': { type: 'boolean', default: false },
     table: { type: 'string' },
+    note: { type: 'string', multiple: true, default: [] },
     help: { type: 'boolean', default: false },
   },
 });
@@ -52,7 +54,7 @@ async function main(): Promise<boolean> {
     return true;
   }
   if (values.table !== undefined) {
-    await writeTable(values.table, chaosFolder());
+    writeTable(values.table, chaosFolder(), values.note);
     return true;
   }
   if (values['check-traces']) {
@@ -87,13 +89,13 @@ async function main(): Promise<boolean> {
 
 function resultsOf(name: string): Results {
   const path = values.results ?? join(chaosFolder(), `${name}.jsonl`);
-  return new Results(path, values.resume);
+  return new Results(path, values.again ? 'good' : values.resume ? 'all' : 'nothing');
 }
 
 async function runAll(cells: Cell[], setup: FleetSetup, results: Results): Promise<boolean> {
   const folder = chaosFolder();
   const places = { traces: join(folder, 'traces'), evidence: join(folder, 'evidence') };
-  if (!values.resume) rmSync(places.traces, { recursive: true, force: true });
+  if (!values.resume && !values.again) rmSync(places.traces, { recursive: true, force: true });
   const queue = cells.filter((cell) => !results.has(cellId(cell)));
   let failures = 0;
   let done = 0;

@@ -18,11 +18,13 @@ export class Results {
   readonly path: string;
   readonly lines: ResultLine[];
 
-  constructor(path: string, resume: boolean) {
+  /** @param keep What of earlier results is kept: nothing, all, or all that did not fail. */
+  constructor(path: string, keep: 'nothing' | 'all' | 'good') {
     this.path = path;
     mkdirSync(dirname(path), { recursive: true });
-    if (!resume || !existsSync(path)) writeFileSync(path, '');
-    this.lines = readResults(path);
+    const earlier = keep === 'nothing' || !existsSync(path) ? [] : readResults(path);
+    this.lines = earlier.filter(({ violations }) => keep === 'all' || violations.length === 0);
+    writeFileSync(path, this.lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
   }
 
   has(cell: string): boolean {

@@ -10,8 +10,8 @@ const MIRROR_DATA_MIB = 96;
 /** Makes the copying of that take about three seconds. */
 const MIRROR_BANDWIDTH = 32 * MIB;
 /** The guest has little RAM that is not zeros, so it is sent slowly. */
-const RAM_BANDWIDTH = 1.5 * MIB;
-const RAM_BYTES = 2 * MIB;
+const RAM_BANDWIDTH = MIB;
+const RAM_BYTES = MIB;
 
 /** Kills of agents, counted by themselves because there is a figure that each must reach. */
 export type Special = 'kill-mirror' | 'kill-precopy' | 'kill-window';

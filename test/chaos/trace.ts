@@ -31,7 +31,10 @@ export function writeTrace(
     const of = (isSource: boolean) => {
       const all = own.filter(({ host }) => (host === from) === isSource);
       const first = all.findIndex((label) => label.migrationId === migrationId);
-      return first < 0 ? [] : all.slice(first).map(({ label }) => label);
+      const heard = first < 0 ? [] : all.slice(first).map(({ label }) => label);
+      // A first record of which it was not known whether it was written: the next life found it.
+      const found = [isSource ? 'write STARTED' : 'write PREPARED', 'crash'];
+      return heard[0]?.startsWith('event restarted') ? [...found, ...heard] : heard;
     };
     return { migrationId, rescued, source: of(true), destination: of(false) };
   });

@@ -13,7 +13,7 @@ import { Worker } from '../chaos/worker.js';
  * a seed. Agents are processes of their own and QEMU is real.
  */
 
-const RUNS = 60;
+const RUNS = 50;
 const SEED = 'slice';
 const FAULTS = [
   'kill',
@@ -28,7 +28,7 @@ const FAULTS = [
 
 const folder = await mkdtemp(join(tmpdir(), 'drover-slice-'));
 const setup = { program: await buildAgent(), disks: 1, diskMib: 8 };
-const results = new Results(join(folder, 'results.jsonl'), false);
+const results = new Results(join(folder, 'results.jsonl'), 'nothing');
 const places = { traces: join(folder, 'traces'), evidence: join(folder, 'evidence') };
 const worker = new Worker(setup, results, places);
 process.once('exit', () => worker.kill());
