@@ -7,6 +7,8 @@ import { defineConfig } from 'vitest/config';
  */
 export default defineConfig({
   test: {
+    // Most of the fast tests wait for something more than they work.
+    maxWorkers: 3,
     projects: [
       {
         test: {

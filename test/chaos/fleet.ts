@@ -30,6 +30,12 @@ export interface FleetSetup {
   readonly dataMib?: number;
 }
 
+/** Every fleet that has been begun and not yet ended, for a process that ends at once. */
+const begun = new Set<ChaosFleet>();
+process.once('exit', () => {
+  for (const fleet of begun) fleet.abandon();
+});
+
 /** Two hosts with agents under test, every way between them in the hands of the driver. */
 export class ChaosFleet implements AsyncDisposable {
   readonly folder: string;
@@ -52,6 +58,7 @@ export class ChaosFleet implements AsyncDisposable {
   static async start(setup: FleetSetup): Promise<ChaosFleet> {
     const folder = await mkdtemp(join(tmpdir(), 'drover-chaos-'));
     const fleet = new ChaosFleet(folder, setup, await makeTestCertificates());
+    begun.add(fleet);
     try {
       await fleet.#start();
       return fleet;
@@ -122,6 +129,7 @@ export class ChaosFleet implements AsyncDisposable {
     for (const way of this.#ways.values()) await way[Symbol.asyncDispose]();
     await this.#certificates[Symbol.asyncDispose]();
     await rm(this.folder, { recursive: true, force: true, maxRetries: 3 });
+    begun.delete(this);
   }
 
   /** Ends every process of the fleet at once. */
@@ -132,10 +140,11 @@ export class ChaosFleet implements AsyncDisposable {
     }
   }
 
-  /** The same, and removes the folder, for a process that ends at once. */
+  /** The same, and removes the folder. */
   abandon(): void {
     this.kill();
     rmSync(this.folder, { recursive: true, force: true });
+    rmSync(this.#certificates.directory, { recursive: true, force: true });
   }
 
   async #start(): Promise<void> {

@@ -103,10 +103,6 @@ async function runAll(cells: Cell[], setup: FleetSetup, results: Results): Promi
     { length: Number(values.jobs) },
     () => new Worker(setup, results, places),
   );
-  const killAll = () => {
-    for (const worker of workers) worker.kill();
-  };
-  process.once('exit', killAll);
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.once(name, () => process.exit(130));
   }

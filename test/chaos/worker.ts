@@ -66,11 +66,6 @@ export class Worker implements AsyncDisposable {
     return outcome;
   }
 
-  /** Ends every process of this worker, as the last thing before this process ends. */
-  kill(): void {
-    this.#stage?.fleet.abandon();
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#leave();
   }

@@ -31,7 +31,6 @@ const setup = { program: await buildAgent(), disks: 1, diskMib: 8 };
 const results = new Results(join(folder, 'results.jsonl'), 'nothing');
 const places = { traces: join(folder, 'traces'), evidence: join(folder, 'evidence') };
 const worker = new Worker(setup, results, places);
-process.once('exit', () => worker.kill());
 afterAll(async () => {
   await worker[Symbol.asyncDispose]();
   await rm(folder, { recursive: true, force: true });
