@@ -96,8 +96,13 @@ export class OutgoingMigration implements Resolvable {
 
   /** The destination has asked, and said what its own journal says. */
   async hear({ record, rank }: PeerState): Promise<void> {
+    const { giveUp, peer, resolved } = this.#half;
     // What a destination says was never a source's record.
-    await this.#half.decider.decide({ type: 'peer', record, rank } as SourceEvent);
+    const event = { type: 'peer', record, rank } as SourceEvent;
+    const message = `${peer.host} has asked, and its journal says ${record}.`;
+    const why = new MigrationError('PEER_LOST', message, { side: 'destination' });
+    // Its own question may be all that comes through, where its answers are lost.
+    if (await giveUp.hear(event, why)) resolved.resolve();
   }
 
   get migration(): Migration {

@@ -67,9 +67,8 @@ export async function finishRecovery(
   const guest = { paused: readPaused(journal) };
   const failed = agentEnded(half);
   try {
-    if (has(effects, 'go-on')) {
-      if (found?.domain && (await isHeld(half))) return { again: found.domain };
-      await found?.bringBack(guest);
+    if (has(effects, 'go-on') && found?.domain && (await isHeld(half))) {
+      return { again: found.domain };
     }
     if (has(effects, 'send-commit')) {
       await finishHandover(found, half.peer, { guestPaused: guest.paused }, half.context);
@@ -80,7 +79,9 @@ export async function finishRecovery(
     if (has(effects, 'retire') || half.moved) {
       await found?.retire(half.peer.host);
       await half.peer.sourceGone();
-    } else if (sourceMayRun(half.decider.state)) await found?.bringBack(guest);
+    } else if (!has(effects, 'run-here') && sourceMayRun(half.decider.state)) {
+      await found?.bringBack(guest);
+    }
     return { failed: half.moved ? undefined : failed };
   } catch (error) {
     if (sourceMayRun(half.decider.state)) await found?.bringBack(guest);

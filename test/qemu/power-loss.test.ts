@@ -19,8 +19,8 @@ import {
 
 const MIB = 1024 ** 2;
 const DISK_BYTES = 8 * MIB;
-/** Slow enough that the guest can write while its RAM is on its way. */
-const SLOW = { memoryBytes: 768 * MIB, maxBandwidthBytesPerS: MIB };
+/** Slow enough that the guest can write while its RAM is on its way, and faster than it writes. */
+const SLOW = { memoryBytes: 768 * MIB, maxBandwidthBytesPerS: 4 * MIB };
 
 let folder: string;
 let beta: PowerLossLauncher;

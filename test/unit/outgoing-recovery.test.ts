@@ -128,6 +128,22 @@ describe('a source whose agent starts again', () => {
     expect(tracker.now).toMatchObject({ state: 'SUCCEEDED', runningOn: 'DESTINATION' });
   });
 
+  it.each([
+    ['RUNNING', ['DONE', 'retire', 'source gone', 'ENDED'], 'SUCCEEDED'],
+    ['ABORTED', ['RECLAIMED', 'bring back paused'], 'FAILED'],
+  ] as const)(
+    'learns %s by the question of a destination whose answers are lost',
+    async (record, done, state) => {
+      const all = stage(['STARTED', 'COMMITTED'], { qemu: 'completed', mirrored: false });
+      await all.migration.recover(all.found, true);
+      await vi.waitFor(() => expect(all.calls.commit).toHaveBeenCalled());
+      await all.migration.hear(said(record));
+      await all.migration.done;
+      expect(all.done.slice(0, done.length)).toEqual(done);
+      expect(all.tracker.now.state).toBe(state);
+    },
+  );
+
   it('takes back what it committed only when the destination refuses', async () => {
     const { done, calls, tracker, recover } = stage(['STARTED', 'COMMITTED'], {
       qemu: 'completed',
