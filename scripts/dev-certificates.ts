@@ -1,44 +1,37 @@
-import { identityUri, makeAuthority, makeLeaf, writeAuthority, writePair } from './certificates.js';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { initAuthority } from '../src/pki/authority.js';
+import { issue } from '../src/pki/issue.js';
+import { CA_FILES } from '../src/pki/names.js';
+import type { Role } from '../src/rpc/identity.js';
 
 /*
- * Makes certificates for development: a CA, one certificate for each host named, and one for an
- * operator.
+ * Makes certificates for development: a CA, one certificate for each host named, and one for a
+ * caller of each kind. Running it again renews them.
  *
- * npx tsx scripts/dev-certificates.ts certs host-a host-b
+ * npx tsx scripts/dev-certificates.ts certs alpha beta
  */
 
-const OPERATOR = 'admin';
-/** File names that are not for hosts. */
-const RESERVED = ['ca', 'operator'];
+const TRUST_DOMAIN = 'drover.test';
+/** Nobody renews certificates of a checkout in time. */
+const DAYS = 825;
+const CALLERS: readonly { readonly role: Role; readonly name: string }[] = [
+  { role: 'operator', name: 'admin' },
+  { role: 'scheduler', name: 'batch' },
+  { role: 'observer', name: 'monitor' },
+];
 
-/** Makes the whole profile and tells about it line by line. */
-export async function makeDevelopmentProfile(
-  directory: string,
-  hosts: readonly string[],
-  say: (line: string) => void = () => {},
-): Promise<void> {
-  const authority = await makeAuthority('Drover development CA');
-  await writeAuthority(directory, authority);
-  say(`${directory}/ca.crt  the CA; ca.key signs more certificates, keep it to yourself`);
-  const identities = [
-    ...hosts.map((name) => ({ role: 'host', name }) as const),
-    { role: 'operator', name: OPERATOR } as const,
-  ];
-  for (const { role, name } of identities) {
-    const uri = identityUri(role, name);
-    const pair = await makeLeaf(authority, { commonName: name, uris: [uri] });
-    await writePair(directory, role === 'operator' ? 'operator' : name, pair);
-    say(`${directory}/${role === 'operator' ? 'operator' : name}.crt  ${uri}`);
+const [directory, ...hosts] = process.argv.slice(2);
+if (!directory || hosts.length === 0) {
+  console.error('Usage: npx tsx scripts/dev-certificates.ts DIR HOST...');
+  process.exitCode = 2;
+} else {
+  if (!existsSync(join(directory, CA_FILES.certificate))) {
+    const made = await initAuthority({ directory, trustDomain: TRUST_DOMAIN, days: DAYS });
+    console.log(`${made.certificateFile}  the CA; ca.key signs more certificates`);
   }
-}
-
-if (import.meta.filename === process.argv[1]) {
-  const [directory, ...hosts] = process.argv.slice(2);
-  if (!directory || hosts.length === 0 || hosts.some((name) => RESERVED.includes(name))) {
-    console.error('Usage: npx tsx scripts/dev-certificates.ts DIR HOST...');
-    console.error(`A host cannot be named ${RESERVED.join(' or ')} here.`);
-    process.exitCode = 2;
-  } else {
-    await makeDevelopmentProfile(directory, hosts, console.log);
+  for (const who of [...hosts.map((name) => ({ role: 'host', name })), ...CALLERS]) {
+    const issued = await issue({ directory, days: DAYS, ...who });
+    console.log(`${issued.certificateFile}  ${issued.uri}`);
   }
 }

@@ -27,7 +27,9 @@ const LAYERS: Record<string, readonly string[]> = {
   migration: ['domain', 'channel', 'util'],
   mesh: ['migration', 'util'],
   rpc: ['migration', 'mesh', 'domain', 'channel', 'spec', 'gen', 'util'],
-  cli: ['rpc', 'gen', 'spec', 'agent', 'util'],
+  // Of rpc only what an identity is.
+  pki: ['rpc', 'util'],
+  cli: ['rpc', 'gen', 'spec', 'agent', 'pki', 'util'],
   agent: ['rpc', 'mesh', 'migration', 'domain', 'process', 'qmp', 'channel', 'spec', 'gen', 'util'],
   gen: [],
 };
@@ -37,6 +39,7 @@ const RESERVED: readonly { module: string; layers: readonly string[] }[] = [
   { module: 'node:child_process', layers: ['process'] },
   { module: 'nice-grpc', layers: ['rpc'] },
   { module: '@grpc/grpc-js', layers: ['rpc'] },
+  { module: '@peculiar/x509', layers: ['pki'] },
 ];
 
 /** Tables of data, which read best in one place however long they are. */

@@ -1,21 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { constants, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmod, copyFile, mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { initAuthority } from '../../src/pki/authority.js';
+import { issue } from '../../src/pki/issue.js';
 import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
+import type { TlsFiles } from '../../src/rpc/credentials.js';
+import type { Role } from '../../src/rpc/identity.js';
 import { freePorts } from '../../test/support/free-ports.js';
-import {
-  identityUri,
-  makeAuthority,
-  makeLeaf,
-  writeAuthority,
-  writePair,
-} from '../certificates.js';
 import type { LinuxGuest } from '../guest/linux-guest.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -70,6 +67,8 @@ export class DemoHosts implements AsyncDisposable {
     options: DemoOptions = {},
   ): Promise<DemoHosts> {
     const hosts = new DemoHosts(await mkdtemp(join(tmpdir(), 'drover-demo-')), options);
+    // QEMUs run as users of their own, and must find what is theirs below.
+    await chmod(hosts.folder, 0o711);
     try {
       await hosts.#start(names, guest);
       return hosts;
@@ -132,19 +131,24 @@ export class DemoHosts implements AsyncDisposable {
 
   async #start(names: readonly string[], guest: LinuxGuest): Promise<void> {
     const certificates = join(this.folder, 'certs');
-    const authority = await makeAuthority('Drover demo CA');
-    await writeAuthority(certificates, authority);
-    const leaf = async (role: 'host' | 'operator', name: string) => {
-      const request = { commonName: name, uris: [identityUri(role, name)] };
-      return await writePair(certificates, name, await makeLeaf(authority, request));
+    await initAuthority({ directory: certificates, trustDomain: 'drover.test', days: 2 });
+    const leaf = async (role: Role, name: string): Promise<TlsFiles> => {
+      const issued = await issue({ directory: certificates, role, name, days: 1 });
+      const { certificateFile, keyFile = '', caFile } = issued;
+      return { certificate: certificateFile, key: keyFile, ca: caFile };
     };
     const operator = await leaf('operator', 'operator');
     const ports = await freePorts(names.length);
+    // Where they come from, the users of QEMUs may not be able to read them.
+    const [kernel, initrd] = [join(this.folder, 'kernel'), join(this.folder, 'initramfs')];
+    await copyReadable(guest.kernelPath, kernel);
+    await copyReadable(guest.initramfsPath, initrd);
     const peers = names.map((name, i) => ({ name, address: `127.0.0.1:${ports[i]}` }));
     for (const [i, name] of names.entries()) {
       const home = join(this.folder, name);
       const pool = join(home, 'pool');
       await mkdir(pool, { recursive: true });
+      await chmod(home, 0o711);
       const config = {
         host: name,
         listen: { address: peers[i]?.address, unix: join(home, 'drover.sock') },
@@ -155,8 +159,8 @@ export class DemoHosts implements AsyncDisposable {
         kernels: [
           {
             name: 'linux',
-            kernel: guest.kernelPath,
-            initrd: guest.initramfsPath,
+            kernel,
+            initrd,
             arguments: guest.commandLine,
           },
         ],
@@ -197,6 +201,11 @@ export class DemoHosts implements AsyncDisposable {
     ended.catch(() => undefined);
     return agent.pid ?? 0;
   }
+}
+
+async function copyReadable(from: string, to: string): Promise<void> {
+  await copyFile(from, to, constants.COPYFILE_FICLONE);
+  await chmod(to, 0o644);
 }
 
 /** Kills every QEMU that has a pid file below a folder and that folder in its command line. */

@@ -1,29 +1,33 @@
 import { DirectoryPool } from '../domain/directory-pool.js';
 import { HostDomains } from '../domain/host-domains.js';
-import type { HostSystem } from '../domain/host-settings.js';
+import type { HostSettings, HostSystem } from '../domain/host-settings.js';
 import { hostSystem } from '../domain/host-system.js';
 import { Peers } from '../mesh/peers.js';
+import { LimitedArrivals } from '../migration/incoming-limits.js';
 import { IncomingMigrations } from '../migration/incoming-migrations.js';
 import { Migrations } from '../migration/migrations.js';
 import type { PeerDirectory, PeerHandler } from '../migration/peer.js';
 import { MigrationRegistry } from '../migration/registry.js';
 import type { Binary } from '../process/binary.js';
 import { findOnPath, inspectBinary } from '../process/binary.js';
-import { defaultLauncher } from '../process/default-launcher.js';
 import type { Launcher } from '../process/launcher.js';
 import { type ImageTool, QemuImg } from '../process/qemu-img.js';
 import type { Transcript } from '../qmp/client.js';
-import { readTlsFiles } from '../rpc/credentials.js';
 import { PeerClients } from '../rpc/peer-directory.js';
+import type { HostPort } from '../rpc/ports.js';
 import { startRpcServer } from '../rpc/server.js';
+import { TlsKeeper } from '../rpc/tls-keeper.js';
 import { systemClock } from '../util/clock.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 import { UndoStack } from '../util/undo-stack.js';
 import { droverVersion } from '../util/version.js';
+import type { Audit } from './audit.js';
+import { agentEvent, openAudit } from './audit-open.js';
 import type { AgentConfig } from './config.js';
+import { confinement } from './confinement.js';
 import { doubtPorts } from './doubt-ports.js';
 import type { Logger } from './logger.js';
-import { openState, type StateParts } from './state.js';
+import { type AgentState, openState, type StateParts } from './state.js';
 
 const SHUTDOWN_LIMIT_MS = 5_000;
 
@@ -31,6 +35,8 @@ const SHUTDOWN_LIMIT_MS = 5_000;
 export interface RunningAgent {
   /** The port on the network, also where the configuration said 0. */
   readonly port: number;
+  /** Reads the certificate files now instead of soon; what comes of it is in the log. */
+  reloadCertificates(): void;
   /** Rolls back what has not been handed over and closes both doors. QEMUs go on. */
   close(): Promise<void>;
 }
@@ -62,39 +68,22 @@ export async function startAgent(
   logger: Logger,
   parts: AgentParts = {},
 ): Promise<RunningAgent> {
-  checkIdentity(config);
   const clock = systemClock;
   await using undo = new UndoStack(({ error }) =>
     logger.warn({ err: error }, 'could not undo a step of the start'),
   );
+  const tls = keepTls(config, logger);
+  undo.defer('leave the certificates', async () => tls[Symbol.dispose]());
   const state = await openState(config.directories.state, logger, parts);
   undo.defer('give the state back', () => state.close());
-  const binary = parts.binary ?? (await findQemu());
-  for (const { message } of binary.problems) logger.warn({ problem: message }, 'QEMU is unusable');
-  const domains = await HostDomains.open(
-    {
-      host: config.host,
-      directories: config.directories,
-      data: {
-        address: config.data.address,
-        ports: [config.data.ports.first, config.data.ports.last],
-      },
-      pools: await openPools(config, parts.images),
-      kernels: config.kernels.map(({ kernel, initrd, ...rest }) => ({
-        ...rest,
-        path: kernel,
-        initrdPath: initrd,
-      })),
-      binary,
-      launcher: parts.launcher ?? defaultLauncher(),
-      system: parts.system ?? hostSystem,
-      log: logger,
-      ...(parts.transcript ? { transcript: parts.transcript } : {}),
-    },
-    { quarantine: state.quarantine },
-  );
+  const audit = await openAudit(config, logger);
+  undo.defer('write the audit', () => audit.close());
+  const binary = await openBinary(logger, parts.binary);
+  const domains = await HostDomains.open(await domainSettings(config, binary, logger, parts), {
+    quarantine: state.quarantine,
+  });
   undo.defer('let go of the domains', () => domains.close());
-  const peers = new PeerClients(new Peers(config.host, config.peers), config.tls);
+  const peers = new PeerClients(new Peers(config.host, config.peers), tls);
   const registry = new MigrationRegistry();
   registry.onForget((migration) => void state.forget(migration, config.host));
   const common = {
@@ -109,44 +98,53 @@ export async function startAgent(
     observe: parts.observe,
   };
   const migrations = new Migrations(common);
-  const incoming = new IncomingMigrations({ ...common, outgoing: migrations });
-  if (!state.quarantine) {
-    const journals = await state.journals.readAll();
-    await Promise.all([migrations.recover(journals), incoming.recover(journals)]);
-    await domains.sweep({ signal: new AbortController().signal });
-  }
+  const incoming = new IncomingMigrations({ ...common, outgoing: migrations, audit });
+  const { limits } = config;
+  const arrivals = new LimitedArrivals({ ...common, limits, incoming, audit });
+  undo.defer('end the leases', async () => arrivals.close());
+  if (!state.quarantine) await recover(state, domains, [migrations, incoming]);
   const server = await startRpcServer({
     address: config.listen.address,
     socketPath: config.listen.unix,
-    tls: config.tls,
+    tls,
     agentVersion: droverVersion(),
     ports: {
       migrations,
       domains,
-      host: { facts: () => domains.facts(), peers: () => peers.describe() },
-      peer: parts.handler?.(incoming) ?? incoming,
+      host: hostPort(domains, peers, audit),
+      peer: parts.handler?.(arrivals) ?? arrivals,
       ...doubtPorts({ ...common, config, state, incoming, migrations, peers }),
     },
     log: logger,
+    audit,
+    limits,
   });
   undo.release();
+  audit.record(agentEvent(config, 'AGENT_STARTED'));
   logger.info({ port: server.port, socket: config.listen.unix }, 'agent is listening');
   return {
     port: server.port,
+    reloadCertificates: () => tls.reload(),
     async close() {
       await migrations.close();
+      arrivals.close();
       await incoming.close();
       await server.shutdown(SHUTDOWN_LIMIT_MS);
       peers[Symbol.dispose]();
+      tls[Symbol.dispose]();
       await domains.close();
+      audit.record(agentEvent(config, 'AGENT_STOPPED'));
+      await audit.close();
       await state.close();
     },
   };
 }
 
-function checkIdentity(config: AgentConfig): void {
-  const { identity } = readTlsFiles(config.tls);
-  if (identity.role === 'host' && identity.name === config.host) return;
+function keepTls(config: AgentConfig, logger: Logger): TlsKeeper {
+  const tls = new TlsKeeper(config.tls, { log: logger });
+  const { identity } = tls.material;
+  if (identity.role === 'host' && identity.name === config.host) return tls;
+  tls[Symbol.dispose]();
   throw new ReasonedError(
     'CONFIG_INVALID',
     `host is "${config.host}", but the certificate names the ${identity.role} "${identity.name}".`,
@@ -154,6 +152,34 @@ function checkIdentity(config: AgentConfig): void {
       hint: `Use a certificate with the URI spiffe://${identity.trustDomain}/host/${config.host}.`,
     },
   );
+}
+
+/** What the domains of a host are made with. */
+async function domainSettings(
+  config: AgentConfig,
+  binary: Binary,
+  logger: Logger,
+  parts: AgentParts,
+): Promise<HostSettings> {
+  return {
+    host: config.host,
+    directories: config.directories,
+    data: {
+      address: config.data.address,
+      ports: [config.data.ports.first, config.data.ports.last],
+    },
+    pools: await openPools(config, parts.images),
+    kernels: config.kernels.map(({ kernel, initrd, ...rest }) => ({
+      ...rest,
+      path: kernel,
+      initrdPath: initrd,
+    })),
+    binary,
+    ...confinement(config, logger, parts.launcher),
+    system: parts.system ?? hostSystem,
+    log: logger,
+    ...(parts.transcript ? { transcript: parts.transcript } : {}),
+  };
 }
 
 async function openPools({ pools }: AgentConfig, tool?: ImageTool): Promise<DirectoryPool[]> {
@@ -165,6 +191,31 @@ async function findImageTool(): Promise<ImageTool> {
   const path = await findOnPath('qemu-img');
   if (path !== undefined) return new QemuImg(path);
   throw new ReasonedError('QEMU_MISSING', 'There is no qemu-img on PATH.');
+}
+
+/** Goes on with what an earlier life of the agent began; what nobody goes on with is removed. */
+async function recover(
+  { journals }: AgentState,
+  domains: HostDomains,
+  halves: readonly Pick<Migrations, 'recover'>[],
+): Promise<void> {
+  const files = await journals.readAll();
+  await Promise.all(halves.map((half) => half.recover(files)));
+  await domains.sweep({ signal: new AbortController().signal });
+}
+
+function hostPort(domains: HostDomains, peers: PeerClients, audit: Audit): HostPort {
+  return {
+    facts: () => domains.facts(),
+    peers: () => peers.describe(),
+    auditEvents: (query, limit) => audit.list(query, limit),
+  };
+}
+
+async function openBinary(logger: Logger, given: Binary | undefined): Promise<Binary> {
+  const binary = given ?? (await findQemu());
+  for (const { message } of binary.problems) logger.warn({ problem: message }, 'QEMU is unusable');
+  return binary;
 }
 
 async function findQemu(): Promise<Binary> {

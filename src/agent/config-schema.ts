@@ -2,6 +2,7 @@ import { isAbsolute, resolve } from 'node:path';
 import { z } from 'zod';
 import { flag, quote, text } from '../spec/fields.js';
 import { isWildcard, parseAddress } from '../util/address.js';
+import { limitsSchema } from './limits.js';
 
 /** The longest path that a unix socket can have, without the ending zero. */
 const SOCKET_PATH_BYTES = 107;
@@ -12,6 +13,10 @@ const HOST_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const CATALOGUE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/;
 /** As long as callers of ResolveMigration wait. */
 const FENCE_LIMIT_MS = 600_000;
+/** Below are users of the system and of people. */
+const LEAST_UID = 1000;
+/** The one after it means "no user". */
+const GREATEST_UID = 2 ** 32 - 2;
 const GROUP = { error: 'must be a group of fields' };
 
 /**
@@ -75,6 +80,8 @@ export function configSchema(folder: string) {
         kernels: namedList(kernel, 'kernels'),
         peers: namedList(peer, 'peers'),
         fence: fence.optional(),
+        limits: limitsSchema().prefault({}),
+        qemu: z.strictObject({ uids: uidRange().prefault('400000-465535') }, GROUP).prefault({}),
       },
       GROUP,
     )
@@ -195,6 +202,17 @@ function portRange() {
     const first = Number(match?.[1]);
     const last = Number(match?.[2] ?? match?.[1]);
     if (match && first >= 1 && last <= 65_535 && first <= last) return { first, last };
+    context.addIssue({ code: 'custom', message: `${allowed}, not ${quote(value)}` });
+    return z.NEVER;
+  });
+}
+
+function uidRange() {
+  const allowed = 'must be user ids from 1000 on such as 400000-465535';
+  return z.string({ error: allowed }).transform((value, context) => {
+    const match = /^(\d{1,10})-(\d{1,10})$/.exec(value);
+    const [first, last] = [Number(match?.[1]), Number(match?.[2])];
+    if (first >= LEAST_UID && last <= GREATEST_UID && first <= last) return { first, last };
     context.addIssue({ code: 'custom', message: `${allowed}, not ${quote(value)}` });
     return z.NEVER;
   });

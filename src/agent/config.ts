@@ -5,6 +5,7 @@ import { parseStrict } from '../spec/strict-yaml.js';
 import { formatAddress } from '../util/address.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 import { configSchema } from './config-schema.js';
+import type { Limits } from './limits.js';
 
 /** How an agent is set up. All paths are absolute. */
 export interface AgentConfig {
@@ -39,10 +40,25 @@ export interface AgentConfig {
   readonly peers: readonly PeerConfig[];
   /** What makes sure that another host runs nothing any more. Default: none. */
   readonly fence?: FenceConfig | undefined;
+  /** What others may take of this host. */
+  readonly limits: Limits;
+  readonly qemu: {
+    /**
+     * The users that QEMUs run as, one for each domain, where the agent runs as root; nothing else
+     * may be theirs. From 1000 to 4294967294. Default: 400000 to 465535.
+     */
+    readonly uids: UidRange;
+  };
 }
 
 /** Ports from `first` to `last`, both included. */
 interface PortRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** User ids from `first` to `last`, both included. */
+interface UidRange {
   readonly first: number;
   readonly last: number;
 }
@@ -101,9 +117,17 @@ export async function loadConfig(path: string): Promise<AgentConfig> {
 
 /** The same for a text; the path is for messages and for relative paths. */
 export function parseConfig(text: string, path: string): AgentConfig {
-  const schema = configSchema(dirname(resolve(path)));
+  const schema = schemaIn(dirname(resolve(path)));
   return toConfig(parseStrict(text, path, schema, { reason: 'CONFIG_INVALID' }));
 }
+
+/** Making a schema takes longer than reading a file by it. */
+function schemaIn(folder: string): ReturnType<typeof configSchema> {
+  if (lastSchema?.folder !== folder) lastSchema = { folder, schema: configSchema(folder) };
+  return lastSchema.schema;
+}
+
+let lastSchema: { folder: string; schema: ReturnType<typeof configSchema> } | undefined;
 
 function toConfig(file: z.output<ReturnType<typeof configSchema>>): AgentConfig {
   const { address } = file.listen;

@@ -1,5 +1,6 @@
 import { destination, type Logger, pino, stdTimeFunctions } from 'pino';
 import { ReasonedError } from '../util/reasoned-error.js';
+import { limitedLines } from './log-rate.js';
 
 export type { Logger } from 'pino';
 
@@ -38,6 +39,7 @@ export function createLogger(
       level: readLevel(env[LEVEL_VARIABLE]),
       messageKey: 'message',
       timestamp: stdTimeFunctions.isoTime,
+      hooks: { logMethod: limitedLines() },
       formatters: { level: (label) => ({ level: label }) },
       redact: {
         paths: SECRETS.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]),

@@ -8,6 +8,7 @@ import { acceptBinding, inspectBinding } from '../process/state-binding.js';
 import { StateLock } from '../process/state-lock.js';
 import { systemClock } from '../util/clock.js';
 import { ReasonedError } from '../util/reasoned-error.js';
+import { recordAccepted } from './audit-open.js';
 import { type AgentConfig, loadConfig } from './config.js';
 
 /*
@@ -102,6 +103,7 @@ export async function acceptState(configFile: string, host: string): Promise<Acc
   // The state last: whoever is interrupted finds the quarantine still there.
   for (const { path } of foreign) await journals.rebind(path);
   await acceptBinding(stateDirectory);
+  await recordAccepted(config, mismatches);
   return { stateDirectory, mismatches, journals: foreign.map(({ path }) => path) };
 }
 

@@ -1,6 +1,6 @@
 import { defaultLauncher } from '../process/default-launcher.js';
 import { deferred } from '../util/deferred.js';
-import { startAgent } from './agent.js';
+import { type RunningAgent, startAgent } from './agent.js';
 import { loadConfig } from './config.js';
 import { createLogger } from './logger.js';
 import { keepRescue } from './rescue-keeper.js';
@@ -15,7 +15,8 @@ interface Ready {
 /**
  * Runs the agent of a configuration file until SIGTERM or SIGINT, then ends it with time for calls
  * in progress. A second signal ends the process at once. QEMU processes stay either way. Beside it
- * runs a rescue process, which ends with an agent that ends in order.
+ * runs a rescue process, which ends with an agent that ends in order. SIGHUP makes the agent read
+ * its certificate files at once, which it does by itself within seconds.
  *
  * @throws ReasonedError `CONFIG_INVALID`, or what kept the agent from starting
  */
@@ -25,8 +26,12 @@ export async function runAgent(configFile: string, onReady: (ready: Ready) => vo
   const ended = deferred<NodeJS.Signals>();
   process.once('SIGTERM', ended.resolve);
   process.once('SIGINT', ended.resolve);
+  let agent: RunningAgent | undefined;
+  // From the beginning: the signal's own meaning is to end the process.
+  const onHangUp = () => agent?.reloadCertificates();
+  process.on('SIGHUP', onHangUp);
   try {
-    const agent = await startAgent(config, logger);
+    agent = await startAgent(config, logger);
     const { address, unix } = config.listen;
     const { directories } = config;
     const rescue = keepRescue({ directories, launcher: defaultLauncher(), log: logger });
@@ -39,5 +44,6 @@ export async function runAgent(configFile: string, onReady: (ready: Ready) => vo
   } finally {
     process.off('SIGTERM', ended.resolve);
     process.off('SIGINT', ended.resolve);
+    process.off('SIGHUP', onHangUp);
   }
 }

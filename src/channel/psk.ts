@@ -1,7 +1,8 @@
 import { getDiffieHellman, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, readFile, rm } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, open, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readForeign } from '../util/foreign-files.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 
 /**
@@ -26,13 +27,19 @@ export interface Psk {
 /** The file format gives `:`, `#` and line ends a meaning, so an identity has none of them. */
 const IDENTITY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
+const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+const KEYS = 'keys.psk';
+const PARAMETERS = 'dh-params.pem';
+const KEYS_LIMIT_BYTES = 1024;
+
 /** Makes a new key from the system's random numbers. */
 export function makePsk(identity: string): Psk {
   return { identity, key: randomBytes(PSK_BYTES) };
 }
 
 /**
- * A folder with a `keys.psk` as QEMU's `tls-creds-psk` reads it; only this user can look inside.
+ * A folder with a `keys.psk` as QEMU's `tls-creds-psk` reads it. Only the owner of the folder that
+ * it is in can look inside.
  */
 export class PskFolder implements AsyncDisposable {
   /** What QEMU is told as `dir`. */
@@ -51,13 +58,16 @@ export class PskFolder implements AsyncDisposable {
   static async write(directory: string, psk: Psk): Promise<PskFolder> {
     assertPsk(psk);
     const path = join(directory, 'psk');
-    await rm(path, { recursive: true, force: true });
+    await removeFolder(path);
     await mkdir(path, { mode: 0o700 });
-    await writeNew(
-      join(path, 'keys.psk'),
-      `${psk.identity}:${Buffer.from(psk.key).toString('hex')}\n`,
-    );
-    await writeNew(join(path, 'dh-params.pem'), dhParameters());
+    const owner = await lstat(directory);
+    await using folder = await open(path, FOLDER);
+    // Whoever may write to `directory` could have put something else in its place already.
+    if ((await folder.stat()).uid !== process.getuid?.()) throw new Error(`${path} is not ours.`);
+    const key = `${psk.identity}:${Buffer.from(psk.key).toString('hex')}\n`;
+    await writeNew(inside(folder, KEYS), key, owner);
+    await writeNew(inside(folder, PARAMETERS), dhParameters(), owner);
+    await folder.chown(owner.uid, owner.gid);
     return new PskFolder(path);
   }
 
@@ -66,7 +76,7 @@ export class PskFolder implements AsyncDisposable {
     directory: string,
   ): Promise<{ readonly folder: PskFolder; readonly psk: Psk } | undefined> {
     const path = join(directory, 'psk');
-    const text = await readFile(join(path, 'keys.psk'), 'utf8').catch(() => '');
+    const text = await readForeign(join(path, KEYS), KEYS_LIMIT_BYTES).catch(() => '');
     const [identity = '', key = ''] = text.trim().split(':');
     const psk = { identity, key: Buffer.from(key, 'hex') };
     if (!IDENTITY.test(identity) || psk.key.length !== PSK_BYTES) return undefined;
@@ -75,7 +85,7 @@ export class PskFolder implements AsyncDisposable {
 
   /** Removes the key. Repeating it is harmless. */
   async remove(): Promise<void> {
-    await rm(this.path, { recursive: true, force: true });
+    await removeFolder(this.path);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -83,10 +93,35 @@ export class PskFolder implements AsyncDisposable {
   }
 }
 
-async function writeNew(path: string, text: string): Promise<void> {
+async function writeNew(
+  path: string,
+  text: string,
+  owner: { readonly uid: number; readonly gid: number },
+): Promise<void> {
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
   await using file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
   await file.writeFile(text);
+  await file.chown(owner.uid, owner.gid);
+}
+
+/** The folder is QEMU's, so that it is not removed with whatever else may be in it by now. */
+async function removeFolder(path: string): Promise<void> {
+  try {
+    await using folder = await open(path, FOLDER);
+    for (const name of [KEYS, PARAMETERS]) await unlink(inside(folder, name)).catch(unlessMissing);
+    await rmdir(path);
+  } catch (error) {
+    unlessMissing(error);
+  }
+}
+
+/** A file of the very folder that was opened, wherever its path leads by now. */
+function inside(folder: FileHandle, name: string): string {
+  return `/proc/self/fd/${folder.fd}/${name}`;
+}
+
+function unlessMissing(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
 }
 
 /**

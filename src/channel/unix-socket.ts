@@ -1,6 +1,8 @@
-import { rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, rm } from 'node:fs/promises';
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import { type Deferred, deferred } from '../util/deferred.js';
+import { inheritOwner } from '../util/foreign-files.js';
 import { untilAborted } from '../util/linked-signal.js';
 import { CHUNK_BYTES } from './types.js';
 
@@ -11,20 +13,25 @@ import { CHUNK_BYTES } from './types.js';
  */
 const RELAY_SOCKET = { allowHalfOpen: true, highWaterMark: CHUNK_BYTES };
 
+/** Opens the thing itself, whatever it is; Node has no name for it. */
+const O_PATH = 0o10000000;
+
 /**
- * Connects to the unix socket at `path`. Rejects with the system's error, or with the signal's
- * reason.
+ * Connects to the unix socket at `path`, never to one that a link leads to. Rejects with the
+ * system's error, or with the signal's reason.
  */
 export async function connectUnix(
   path: string,
   options: { readonly signal: AbortSignal },
 ): Promise<Socket> {
   options.signal.throwIfAborted();
+  // Whoever serves the socket may put a link to another one in its place.
+  await using place = await open(path, O_PATH | constants.O_NOFOLLOW);
   // A socket takes the settings of any duplex stream; the type only lists its own.
   const socket = new Socket(RELAY_SOCKET as SocketConstructorOpts);
   const connected = deferred();
   socket.once('error', connected.reject);
-  socket.connect(path, connected.resolve);
+  socket.connect(`/proc/self/fd/${place.fd}`, connected.resolve);
   try {
     await untilAborted(connected.promise, options.signal);
     socket.on('error', ignore);
@@ -59,7 +66,10 @@ export class OneConnection implements AsyncDisposable {
     });
   }
 
-  /** `path` has at most 107 bytes; a socket that an earlier run left there is replaced. */
+  /**
+   * `path` has at most 107 bytes; a socket that an earlier run left there is replaced. It may be
+   * connected to by the owner of its folder.
+   */
   static async listen(path: string): Promise<OneConnection> {
     await rm(path, { force: true });
     const door = new OneConnection(path);
@@ -67,6 +77,7 @@ export class OneConnection implements AsyncDisposable {
     door.#server.once('error', listening.reject);
     door.#server.listen(path, listening.resolve);
     await listening.promise;
+    await inheritOwner(path);
     return door;
   }
 

@@ -2,6 +2,7 @@ import { type Argument, Command, CommanderError } from 'commander';
 import { ReasonedError } from '../util/reasoned-error.js';
 import { droverVersion } from '../util/version.js';
 import { addAgent } from './agent.js';
+import { addAudit } from './audit.js';
 import { addCancel } from './cancel.js';
 import type { AddCommand, Runner } from './command.js';
 import { addCreate } from './create.js';
@@ -14,6 +15,7 @@ import { addList } from './list.js';
 import { addMigrate } from './migrate.js';
 import { addMigrations } from './migrations.js';
 import { addPeers } from './peers.js';
+import { addPki } from './pki.js';
 import { reportOf } from './report.js';
 import { addRescue } from './rescue.js';
 import { addResolve } from './resolve.js';
@@ -41,9 +43,11 @@ const COMMANDS: readonly AddCommand[] = [
   addResolve,
   addPeers,
   addHost,
+  addAudit,
   addJournal,
   addState,
   addRescue,
+  addPki,
   addVersion,
 ];
 

@@ -92,7 +92,8 @@ function listed(report: Report): readonly Violation[] {
  * Messages may quote what a guest or another program wrote: nothing but our own colours may reach
  * the terminal as a control character.
  */
-function printable(line: string, style: Style): string {
+/** A line without anything that a terminal would obey, colours aside. */
+export function printable(line: string, style: Style): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are looked for.
   const others = style.colors ? /(?!\x1b\[\d+m)[\x00-\x1f\x7f-\x9f]/g : /[\x00-\x1f\x7f-\x9f]/g;
   return line.replaceAll(others, ' ');

@@ -1,7 +1,7 @@
 import type { AgentClient } from '../rpc/client.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 import { toJson } from './json.js';
-import { type Report, renderReport } from './report.js';
+import { printable, type Report, renderReport } from './report.js';
 import { type Style, styleOf, type TextStream } from './style.js';
 
 /** What the CLI needs of the process it runs in; tests bring their own. */
@@ -70,8 +70,10 @@ export class Session {
       return;
     }
     const width = stdout.isTTY ? stdout.columns || 80 : Number.POSITIVE_INFINITY;
-    const text = lines({ width, style: styleOf(stdout, env) });
-    if (text.length > 0) stdout.write(`${text.join('\n')}\n`);
+    const style = styleOf(stdout, env);
+    // What an agent says is another host's word.
+    const text = lines({ width, style }).flatMap((line) => line.split('\n'));
+    if (text.length > 0) stdout.write(`${text.map((l) => printable(l, style)).join('\n')}\n`);
   }
 
   /** Tells people something beside the result. */

@@ -1,13 +1,20 @@
-import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rm, statfs, unlink } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { lstat, open, rename, statfs, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ImageTool } from '../process/qemu-img.js';
 import type { ImageFormat } from '../spec/domain-spec.js';
 import { formatSize } from '../util/bytes.js';
-import { syncDirectory } from '../util/durable-file.js';
+import { HeldFolder } from '../util/held-folder.js';
+import { readCatalogueImage } from './catalogue-image.js';
 import { DomainError } from './errors.js';
 import type { PoolFacts } from './manager.js';
+import {
+  assertOwnFolder,
+  assertPlainName,
+  bytesOf,
+  probeDirectIo,
+  tombstonesOf,
+} from './pool-folder.js';
 import type { CatalogueImage, ImageLocation, NewImage, Pool, Reservation } from './pools.js';
 import type { WaitOptions } from './types.js';
 
@@ -36,34 +43,48 @@ export class DirectoryPool implements Pool {
   readonly shared: boolean;
   readonly readsAsZeros = true;
   readonly directIo: boolean;
-  readonly #path: string;
+  readonly path: string;
   readonly #images: ImageTool;
   readonly #reservations = new Set<{ readonly uuid: string; readonly sizeBytes: number }>();
+  /** Which folder it was when the agent started. */
+  readonly #identity: string;
 
-  private constructor(settings: DirectoryPoolSettings, images: ImageTool, directIo: boolean) {
+  private constructor(
+    settings: DirectoryPoolSettings,
+    images: ImageTool,
+    found: { readonly directIo: boolean; readonly identity: string },
+  ) {
     this.name = settings.name;
     this.shared = settings.shared;
-    this.#path = settings.path;
+    this.path = settings.path;
     this.#images = images;
-    this.directIo = directIo;
+    this.directIo = found.directIo;
+    this.#identity = found.identity;
   }
 
   /**
    * Opens a pool and makes its folders.
    *
-   * @throws DomainError `DISK_TARGET_MISSING` where the directory cannot be used
+   * @throws DomainError `DISK_TARGET_MISSING` where the directory cannot be used, or somebody else
+   *   could put another one in its place
    */
   static async open(settings: DirectoryPoolSettings, images: ImageTool): Promise<DirectoryPool> {
+    const { path, shared } = settings;
     try {
-      if (!(await lstat(settings.path)).isDirectory()) throw new Error('it is not a directory');
-      for (const folder of [CATALOGUE, TOMBSTONES]) {
-        await mkdir(join(settings.path, folder), { recursive: true, mode: 0o700 });
+      await using folder = await HeldFolder.open(path);
+      // Behind a file server, root may be somebody else.
+      await assertOwnFolder(path, { anyOwner: shared });
+      for (const name of [CATALOGUE, TOMBSTONES]) {
+        await folder.makeFolder(name).catch(unlessThere);
+        await assertOwnFolder(join(path, name), { anyOwner: shared });
       }
-      return new DirectoryPool(settings, images, await probeDirectIo(settings.path));
+      const directIo = await probeDirectIo(folder);
+      return new DirectoryPool(settings, images, { directIo, identity: await folder.identity() });
     } catch (cause) {
+      if (cause instanceof DomainError) throw cause;
       throw new DomainError(
         'DISK_TARGET_MISSING',
-        `The directory ${settings.path} of the pool ${settings.name} cannot be used.`,
+        `The directory ${path} of the pool ${settings.name} cannot be used.`,
         {
           cause,
           hint: 'Make the directory, or mount its file system, and let the agent write to it.',
@@ -73,7 +94,7 @@ export class DirectoryPool implements Pool {
   }
 
   async facts(): Promise<PoolFacts> {
-    const { bsize, blocks } = await statfs(this.#path);
+    const { bsize, blocks } = await statfs(this.path);
     return {
       name: this.name,
       shared: this.shared,
@@ -112,50 +133,29 @@ export class DirectoryPool implements Pool {
     format: ImageFormat,
     options: WaitOptions,
   ): Promise<CatalogueImage> {
-    const path = join(this.#path, CATALOGUE, assertPlainName(name));
-    const facts = { pool: this.name, image: name };
-    const status = await lstat(path).catch(() => undefined);
-    if (!status?.isFile()) {
-      throw new DomainError(
-        'MEDIA_MISSING',
-        `The pool ${this.name} has no file images/${name} (links are not followed).`,
-        { facts },
-      );
-    }
-    const info = await this.#images.info(path, format, options).catch((cause: unknown) => {
-      options.signal.throwIfAborted();
-      throw new DomainError(
-        'MEDIA_MISSING',
-        `images/${name} of the pool ${this.name} cannot be read as ${format}.`,
-        { cause, facts },
-      );
-    });
-    if (info.hasBackingFile || info.hasDataFile) {
-      // Such an image names a file of the host in a header that anybody may have written.
-      throw new DomainError(
-        'MEDIA_MISSING',
-        `images/${name} of the pool ${this.name} depends on another file.`,
-        { facts, hint: 'Flatten it with `qemu-img convert`.' },
-      );
-    }
-    const { virtualSizeBytes, allocatedBytes } = info;
-    return { driver: 'file', path, format, sizeBytes: virtualSizeBytes, allocatedBytes };
+    const path = join(this.path, CATALOGUE, assertPlainName(name));
+    return await readCatalogueImage({ pool: this.name, name, path, format }, this.#images, options);
   }
 
   async hasDomain(uuid: string): Promise<boolean> {
-    return (await lstat(this.#folder(uuid)).catch(() => undefined)) !== undefined;
+    await using pool = await this.#open();
+    return await pool.has(assertPlainName(uuid));
   }
 
   async addDomain(uuid: string): Promise<void> {
-    await mkdir(this.#folder(uuid), { mode: 0o700 }).catch((cause: unknown) => {
+    await using pool = await this.#open();
+    await pool.makeFolder(assertPlainName(uuid)).catch((cause: unknown) => {
       throw this.#ioError(`The folder ${this.#folder(uuid)} could not be made`, cause);
     });
-    await syncDirectory(this.#path);
+    await pool.sync().catch(async (cause: unknown) => {
+      await pool.removeFolder(uuid).catch(() => undefined);
+      throw this.#ioError(`The folder ${this.#folder(uuid)} could not be kept`, cause);
+    });
   }
 
   async createImage(image: NewImage, options: WaitOptions): Promise<ImageLocation> {
     const location = this.locate(image.uuid, image.diskId, image.format);
-    await this.#makeFile(location.path, image.format === 'raw' ? image.sizeBytes : 0);
+    await this.#makeFile(image, image.format === 'raw' ? image.sizeBytes : 0);
     if (image.format !== 'raw') {
       await this.#images
         .create(location.path, image.format, image.sizeBytes, options)
@@ -170,7 +170,7 @@ export class DirectoryPool implements Pool {
     options: WaitOptions,
   ): Promise<ImageLocation> {
     const location = this.locate(image.uuid, image.diskId, image.format);
-    await this.#makeFile(location.path, 0);
+    await this.#makeFile(image, 0);
     try {
       await this.#images.convert(from.path, from.format, location.path, image.format, options);
       if (image.sizeBytes > from.sizeBytes) {
@@ -188,66 +188,85 @@ export class DirectoryPool implements Pool {
   }
 
   async allocatedBytes(location: ImageLocation): Promise<number> {
-    return allocatedBytes(location.path);
+    const status = await lstat(location.path).catch(() => undefined);
+    return status?.isFile() ? status.blocks * 512 : 0;
   }
 
   async removeDomain(uuid: string): Promise<void> {
-    await rm(this.#folder(uuid), { recursive: true, force: true });
-    await syncDirectory(this.#path);
+    await using pool = await this.#open();
+    await pool.removeFolder(assertPlainName(uuid));
+    await pool.sync();
   }
 
   async bury(uuid: string, generation: number): Promise<void> {
     const name = `${assertPlainName(uuid)}-g${generation}`;
-    if (!(await this.hasDomain(uuid))) return;
+    await using pool = await this.#open();
+    if (!(await pool.has(uuid))) return;
     // Before the rename, because there may be only one: the images at hand are the newest.
     await this.removeTombstone(uuid);
-    await rename(this.#folder(uuid), join(this.#path, TOMBSTONES, name));
-    await syncDirectory(join(this.#path, TOMBSTONES));
-    await syncDirectory(this.#path);
+    await using tombstones = await pool.folder(TOMBSTONES);
+    await rename(pool.path(uuid), tombstones.path(name));
+    await tombstones.sync();
+    await pool.sync();
   }
 
   async tombstoneBytes(uuid: string): Promise<number> {
-    const sizes = (await this.#tombstones(uuid)).map(folderBytes);
+    await using pool = await this.#open();
+    await using tombstones = await pool.folder(TOMBSTONES);
+    const sizes = (await tombstonesOf(uuid, tombstones)).map((name) => bytesOf(tombstones, name));
     return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
   }
 
   async removeTombstone(uuid: string): Promise<void> {
-    for (const path of await this.#tombstones(uuid)) {
-      await rm(path, { recursive: true, force: true });
-    }
-  }
-
-  async #tombstones(uuid: string): Promise<string[]> {
-    const folder = join(this.#path, TOMBSTONES);
-    const names = await readdir(folder);
-    return names.filter((name) => name.startsWith(`${uuid}-g`)).map((name) => join(folder, name));
+    await using pool = await this.#open();
+    await using tombstones = await pool.folder(TOMBSTONES);
+    for (const name of await tombstonesOf(uuid, tombstones)) await tombstones.removeFolder(name);
   }
 
   #folder(uuid: string): string {
-    return join(this.#path, assertPlainName(uuid));
+    return join(this.path, assertPlainName(uuid));
   }
 
   async #availableBytes(except?: object): Promise<number> {
     // What reserved images take already is missing from the free space, and must not count twice.
+    await using pool = await this.#open();
     const others = [...this.#reservations].filter((reservation) => reservation !== except);
     const open = others.map(async ({ uuid, sizeBytes }) =>
-      Math.max(0, sizeBytes - (await folderBytes(this.#folder(uuid)))),
+      Math.max(0, sizeBytes - (await bytesOf(pool, assertPlainName(uuid)))),
     );
     const reservedBytes = (await Promise.all(open)).reduce((sum, size) => sum + size, 0);
-    const { bsize, blocks, bavail } = await statfs(this.#path);
+    const { bsize, blocks, bavail } = await statfs(this.path);
     const floorBytes = Math.min(FLOOR_LIMIT_BYTES, Math.floor((bsize * blocks) / 100));
     return Math.max(0, bsize * bavail - floorBytes - reservedBytes);
   }
 
-  async #makeFile(path: string, sizeBytes: number): Promise<void> {
+  async #makeFile({ uuid, diskId, format }: NewImage, sizeBytes: number): Promise<void> {
     const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
     try {
+      await using pool = await this.#open();
+      await using folder = await pool.folder(assertPlainName(uuid));
+      const path = folder.path(`${assertPlainName(diskId)}.${format}`);
       await using file = await open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
       await file.truncate(sizeBytes);
-      await syncDirectory(dirname(path));
+      await folder.sync();
     } catch (cause) {
-      throw this.#ioError(`The image ${path} could not be made`, cause);
+      throw this.#ioError(
+        `The image of ${diskId} in ${this.#folder(uuid)} could not be made`,
+        cause,
+      );
     }
+  }
+
+  /** Holds the pool's folder, which must be the one that the agent started with. */
+  async #open(): Promise<HeldFolder> {
+    const folder = await HeldFolder.open(this.path).catch(() => undefined);
+    if (folder && (this.shared || (await folder.identity()) === this.#identity)) return folder;
+    await folder?.[Symbol.asyncDispose]();
+    throw new DomainError(
+      'DISK_TARGET_MISSING',
+      `The directory ${this.path} of the pool ${this.name} is not the one of the agent's start.`,
+      { hint: 'Mount its file system again, and restart the agent.', facts: { pool: this.name } },
+    );
   }
 
   async #failImage(location: ImageLocation, options: WaitOptions, cause: unknown): Promise<never> {
@@ -257,6 +276,7 @@ export class DirectoryPool implements Pool {
   }
 
   #ioError(what: string, cause: unknown): DomainError {
+    if (cause instanceof DomainError) return cause;
     const code = (cause as NodeJS.ErrnoException).code;
     return new DomainError('DISK_IO_ERROR', `${what}${code ? ` (${code})` : ''}.`, {
       cause,
@@ -265,35 +285,6 @@ export class DirectoryPool implements Pool {
   }
 }
 
-/** Storage that a file takes; 0 for one that is not there. */
-async function allocatedBytes(path: string): Promise<number> {
-  const status = await lstat(path).catch(() => undefined);
-  return status ? status.blocks * 512 : 0;
-}
-
-async function folderBytes(path: string): Promise<number> {
-  const names = await readdir(path).catch(() => []);
-  const sizes = await Promise.all(names.map((name) => allocatedBytes(join(path, name))));
-  return sizes.reduce((sum, size) => sum + size, 0);
-}
-
-// Names reach this layer checked already; a path that leaves the pool would be so bad that it is
-// checked again.
-function assertPlainName(name: string): string {
-  if (/^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/.test(name)) return name;
-  throw new DomainError('REQUEST_INVALID', `${JSON.stringify(name)} is not a plain file name.`);
-}
-
-async function probeDirectIo(folder: string): Promise<boolean> {
-  const path = join(folder, `.probe-${randomBytes(6).toString('hex')}`);
-  const { O_RDWR, O_CREAT, O_EXCL, O_DIRECT } = constants;
-  try {
-    await using file = await open(path, O_RDWR | O_CREAT | O_EXCL | O_DIRECT, 0o600);
-    return (await file.stat()).isFile();
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EINVAL') return false;
-    throw error;
-  } finally {
-    await unlink(path).catch(() => undefined);
-  }
+function unlessThere(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
 }

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeDurably } from '../util/durable-file.js';
+import { readForeign } from '../util/foreign-files.js';
 import type { DiskServerAddress } from './launch-spec.js';
 
 /** What QEMU does not tell of its NBD server. The key is in a file of its own. */
@@ -13,6 +13,7 @@ const serverSchema = z.object({
 });
 
 const FILE = 'disk-server.json';
+const LIMIT_BYTES = 64 * 1024;
 
 /** Notes in the domain's private folder where its NBD server listens. */
 export async function writeServerFile(
@@ -27,7 +28,7 @@ export async function readServerFile(
   directory: string,
 ): Promise<Omit<DiskServerAddress, 'psk'> | undefined> {
   try {
-    const text = await readFile(join(directory, FILE), 'utf8');
+    const text = await readForeign(join(directory, FILE), LIMIT_BYTES);
     return serverSchema.parse(JSON.parse(text));
   } catch {
     return undefined;

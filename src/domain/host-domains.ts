@@ -1,4 +1,3 @@
-import { chmod, mkdir } from 'node:fs/promises';
 import { checkDomainSpec } from '../spec/domain-spec.js';
 import { UndoStack } from '../util/undo-stack.js';
 import { Arrivals } from './arrivals.js';
@@ -7,6 +6,7 @@ import { Definitions, type StoredDomain } from './definitions.js';
 import { type Copy, isNewer } from './doubt.js';
 import { Doubts } from './doubts.js';
 import { DomainError } from './errors.js';
+import { openFolders } from './host-folders.js';
 import { HostResources } from './host-resources.js';
 import type { HostSettings } from './host-settings.js';
 import { HostedDomain } from './hosted-domain.js';
@@ -54,9 +54,8 @@ export class HostDomains implements DomainManager {
     settings: HostSettings,
     options: Partial<WaitOptions> & { readonly quarantine?: Doubt | undefined } = {},
   ): Promise<HostDomains> {
-    const { log, directories } = settings;
-    await mkdir(directories.run, { recursive: true, mode: 0o700 });
-    await chmod(directories.run, 0o700);
+    const { log } = settings;
+    await openFolders(settings);
     const domains = new HostDomains(settings, options.quarantine);
     const signal = options.signal ?? new AbortController().signal;
     const report = (path: string, error: unknown) =>
@@ -200,6 +199,13 @@ export class HostDomains implements DomainManager {
 
   sweep(options: WaitOptions): Promise<void> {
     return this.#arrivals.sweep(options);
+  }
+
+  assertMayArrive({ launchSpec, sourceHost, ...copy }: IncomingRequest): void {
+    const refusals = new Refusals();
+    this.#roster.checkUuid(launchSpec.spec, { sourceHost, ...copy }, refusals);
+    const { host } = this.#settings;
+    refusals.throwIfAny(`${host} cannot take the domain ${launchSpec.spec.name}`, 'destination');
   }
 
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain> {

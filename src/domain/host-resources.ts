@@ -5,6 +5,7 @@ import { DomainError } from './errors.js';
 import type { HostSettings, Kernel } from './host-settings.js';
 import type { HostFacts } from './manager.js';
 import type { ImageLocation, Pool, Reservation } from './pools.js';
+import { QemuUsers } from './qemu-users.js';
 import type { WaitOptions } from './types.js';
 
 /** A guest's memory that its QEMU has not taken yet, or not all of it. */
@@ -23,12 +24,14 @@ export interface MemoryReservation extends Reservation {
 /** What this host has, and what of it is promised. */
 export class HostResources {
   readonly settings: HostSettings;
+  readonly users: QemuUsers;
   readonly #pools: ReadonlyMap<string, Pool>;
   readonly #kernels: ReadonlyMap<string, Kernel>;
   readonly #memory = new Set<MemoryPromise>();
 
   constructor(settings: HostSettings) {
     this.settings = settings;
+    this.users = new QemuUsers(settings);
     this.#pools = new Map(settings.pools.map((pool) => [pool.name, pool]));
     this.#kernels = new Map(settings.kernels.map((kernel) => [kernel.name, kernel]));
   }

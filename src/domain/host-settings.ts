@@ -55,6 +55,11 @@ export interface HostSettings {
   readonly launcher: Launcher;
   readonly system: HostSystem;
   readonly log: Log;
+  /**
+   * The users that QEMUs run as, one for each domain; only root can have that. Default: all run as
+   * the agent does.
+   */
+  readonly qemuUids?: { readonly first: number; readonly last: number } | undefined;
   /** Hears all that is said to QEMUs, by the domain's UUID. */
   readonly transcript?: (uuid: string) => Transcript;
   /** Told when a domain's state may have changed. Must not throw. */

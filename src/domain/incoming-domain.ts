@@ -103,6 +103,10 @@ export class QemuIncomingDomain implements IncomingDomain {
     return this.#start.mayHaveRun;
   }
 
+  async written(): Promise<string> {
+    return JSON.stringify(await this.#parts.allocated());
+  }
+
   async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
     const { pskIdentity, disks, data } = this.#parts;
     const { process, directory } = this.#first;

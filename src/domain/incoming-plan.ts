@@ -1,13 +1,12 @@
 import { lstat } from 'node:fs/promises';
-import { PCI_SLOTS } from '../spec/domain-rules.js';
-import { checkDomainSpec, type DiskSpec, type DomainSpec } from '../spec/domain-spec.js';
+import type { DiskSpec, DomainSpec } from '../spec/domain-spec.js';
+import { quote } from '../spec/fields.js';
 import type { Definition } from './definitions.js';
 import { fileSha256, kernelSha256 } from './digests.js';
-import { cpuArgument } from './fixed-cpu.js';
 import type { HostResources } from './host-resources.js';
 import type { ImageWish } from './images.js';
+import { checkIncomingData } from './incoming-data.js';
 import type { LaunchDisk, LaunchSpec } from './launch-spec.js';
-import { pciDevices } from './pci-slots.js';
 import { roomFor } from './pools.js';
 import type { Refusals } from './refusals.js';
 import { checkRequirements } from './requirements.js';
@@ -34,11 +33,12 @@ export async function planIncoming(
 ): Promise<IncomingPlan> {
   const { launchSpec, migrationId, epoch, generation } = request;
   const { host } = resources.settings;
-  const what = `${host} cannot take the domain ${String(launchSpec.spec.name)}`;
-  const spec = await checkData(launchSpec, refusals);
+  const what = `${host} cannot take the domain ${quote(launchSpec.spec.name)}`;
+  const spec = checkIncomingData(launchSpec, refusals);
   // Without a sound spec there is nothing to compare with this host.
   if (!spec) throw refusals.error(what, 'destination');
   await checkRequirements(spec, resources, refusals, options);
+  checkCpuModel(launchSpec, resources, refusals);
   await checkKernel(launchSpec, resources, refusals, options);
   const wishes: ImageWish[] = [];
   for (const [index, disk] of spec.disks.entries()) {
@@ -81,56 +81,12 @@ export async function planIncoming(
   };
 }
 
-/** Checks that a launch spec is whole and nothing in it open. */
-async function checkData(
-  launchSpec: LaunchSpec,
-  refusals: Refusals,
-): Promise<DomainSpec | undefined> {
-  const { spec, violations } = checkDomainSpec(launchSpec.spec);
-  for (const { reason, subject, message } of violations) refusals.add(reason, subject, message);
-  if (!spec) return undefined;
-  const open = (subject: string) =>
-    refusals.add('REQUEST_INVALID', subject, `${subject} must be fixed in a launch spec`);
-  if (spec.uuid === '') open('uuid');
-  for (const [index, { mac }] of spec.nics.entries()) if (mac === '') open(`nics[${index}].mac`);
-  checkSlots(spec, launchSpec, refusals);
-  checkReportedDisks(spec, launchSpec, refusals);
-  await refusals.check('cpu', () => {
-    const { cpuModel: model, cpuFeatures: features, cpuProperties: properties } = launchSpec;
-    cpuArgument({ model, features, properties });
-  });
-  return spec;
-}
-
-function checkSlots(spec: DomainSpec, { pciSlots }: LaunchSpec, refusals: Refusals): void {
-  const taken = new Set<number>();
-  const { first, last } = PCI_SLOTS;
-  for (const device of pciDevices(spec)) {
-    const slot = pciSlots[device];
-    const good = slot !== undefined && slot >= first && slot <= last;
-    if (!good || !Number.isInteger(slot) || taken.has(slot)) {
-      const message = `${device} needs a PCI slot of its own from ${first} to ${last}`;
-      refusals.add('REQUEST_INVALID', 'pciSlots', message);
-    } else taken.add(slot);
-  }
-}
-
-function checkReportedDisks(spec: DomainSpec, { disks }: LaunchSpec, refusals: Refusals): void {
-  if (disks.length !== spec.disks.length) {
-    refusals.add('REQUEST_INVALID', 'disks', 'the launch spec must report every disk of its spec');
-    return;
-  }
-  for (const [index, disk] of spec.disks.entries()) {
-    const subject = `disks[${index}]`;
-    const { diskId, sizeBytes, mirrored } = disks[index] as LaunchDisk;
-    if (diskId !== disk.id || mirrored !== (!disk.readOnly && !disk.shared)) {
-      refusals.add('REQUEST_INVALID', subject, `the disk ${disk.id} is not reported as it is`);
-    }
-    if (mirrored && (sizeBytes !== disk.sizeBytes || sizeBytes <= 0)) {
-      const message = `the disk ${disk.id} has ${sizeBytes} bytes, its spec says ${disk.sizeBytes}`;
-      refusals.add('DISK_SIZE_MISMATCH', subject, message);
-    }
-  }
+/** A model that this QEMU does not list is not even given to it. */
+function checkCpuModel({ cpuModel }: LaunchSpec, resources: HostResources, refusals: Refusals) {
+  const { binary, host } = resources.settings;
+  if (!binary.facts || binary.facts.cpuModels.has(cpuModel)) return;
+  const message = `the QEMU of ${host} has no CPU model ${quote(cpuModel)}`;
+  refusals.add('CPU_FEATURE_MISSING', 'cpu', message);
 }
 
 async function checkKernel(
@@ -164,6 +120,7 @@ async function checkPresent(
 ): Promise<void> {
   const { host } = resources.settings;
   const subject = `disks[${index}]`;
+  const pool = resources.pools.find(({ name }) => name === disk.pool);
   const location = await resources.locate(spec.uuid, disk, options).catch(() => undefined);
   // A missing catalogue image is among the requirements, and told already.
   if (!location) return;
@@ -173,7 +130,8 @@ async function checkPresent(
     refusals.add('MEDIA_MISSING', subject, message, { pool: disk.pool });
     return;
   }
-  if (reported.imageSha256 === '') return;
+  // Only a shared pool is the same one over there; it is checked to be that.
+  if (disk.shared && pool?.shared) return;
   if ((await fileSha256(location.path, options)) === reported.imageSha256) return;
   const message = `images/${disk.image} in the pool ${disk.pool} of ${host} has other contents`;
   refusals.add('MEDIA_MISSING', subject, message, { pool: disk.pool, image: disk.image });

@@ -21,6 +21,8 @@ export class IncomingQemu implements Disposable {
   /** True once its end is wanted, or nobody's business here. */
   over = false;
   alive = true;
+  /** True once its monitor closed without anybody's having asked for its end. */
+  #broke = false;
   readonly #faults: QemuFaults;
 
   /** `onDeath` hears of an end that nobody wanted. */
@@ -29,9 +31,16 @@ export class IncomingQemu implements Disposable {
     this.directory = directory;
     this.#faults = new QemuFaults(process, 'destination');
     this.events = process.qmp.listen('MIGRATION');
-    void process.exited.then(async () => {
+    void process.qmp.closed.then(async () => {
+      this.#broke = !this.over;
+      if (await process.reconnected().catch(() => undefined)) this.#broke = false;
+    });
+    void process.exited.then(async ({ signal }) => {
       this.alive = false;
-      if (!this.over) onDeath(await this.ended('a domain was on its way in'));
+      // Whoever notices first that its sockets have closed may want its end by now, which it had
+      // come to before: its own end is not to be taken for that.
+      const crashed = this.#broke && signal !== 'SIGKILL';
+      if (!this.over || crashed) onDeath(await this.ended('a domain was on its way in'));
     });
   }
 

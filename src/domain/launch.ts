@@ -1,19 +1,23 @@
 import { randomBytes } from 'node:crypto';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ProcessError } from '../process/errors.js';
+import type { ProcessUser } from '../process/launcher.js';
 import { withProbe } from '../process/probe.js';
 import { QemuProcess } from '../process/qemu-process.js';
 import { TapError } from '../process/tap.js';
 import type { DomainSpec } from '../spec/domain-spec.js';
+import { removeFolder } from '../util/held-folder.js';
 import type { Side } from '../util/reasoned-error.js';
 import type { UndoStack } from '../util/undo-stack.js';
 import type { Definition, Definitions } from './definitions.js';
 import type { Doubts } from './doubts.js';
 import { DomainError } from './errors.js';
 import { cpuArgument } from './fixed-cpu.js';
+import { giveSerialFile } from './host-folders.js';
 import type { HostResources } from './host-resources.js';
 import { type LaunchMode, type LaunchPlaces, launchArguments } from './launch-arguments.js';
+import { launchLimits } from './launch-limits.js';
 import type { ImageLocation } from './pools.js';
 import type { WaitOptions } from './types.js';
 
@@ -38,7 +42,7 @@ export async function removeRunFolders(uuid: string, { settings }: HostResources
   const names = await readdir(run).catch(() => []);
   for (const name of names) {
     if (name !== uuid && !name.startsWith(`${uuid}.`)) continue;
-    await rm(join(run, name), { recursive: true, force: true });
+    await removeFolder(join(run, name));
   }
 }
 
@@ -92,14 +96,24 @@ export async function launchQemu(
   const { binary, launcher, transcript } = resources.settings;
   const places = await findPlaces(definition, taps, directory, tools, options);
   const argv = launchArguments(definition, places, mode);
-  await makeTaps(spec, taps, resources, undo, options);
+  using held = await resources.users.hold(spec);
+  const user = held?.user;
+  if (user) {
+    await resources.users.giveImages(spec, user);
+    if (spec.serial?.type === 'file') await giveSerialFile(places.serialPath, user);
+  }
+  await makeTaps(spec, taps, user, resources, undo, options);
   // The log of an earlier QEMU would be taken for this one's.
-  await rm(directory, { recursive: true, force: true });
-  undo.defer(`remove ${directory}`, () => rm(directory, { recursive: true, force: true }));
+  await removeFolder(directory);
+  undo.defer(`remove ${directory}`, () => removeFolder(directory));
   try {
     const process = await QemuProcess.start(
       launcher,
-      { binary: binary.path, uuid: spec.uuid, name: spec.name, directory, argv },
+      {
+        ...{ binary: binary.path, uuid: spec.uuid, name: spec.name, directory, argv },
+        limits: launchLimits(spec),
+        ...(user ? { user } : {}),
+      },
       { ...options, ...(transcript ? { transcript: transcript(spec.uuid) } : {}) },
     );
     undo.defer('end QEMU', () => process.kill());
@@ -135,6 +149,7 @@ async function findPlaces(
 async function makeTaps(
   spec: DomainSpec,
   taps: Readonly<Record<string, string>>,
+  user: ProcessUser | undefined,
   { settings }: HostResources,
   undo: UndoStack,
   options: WaitOptions,
@@ -143,7 +158,8 @@ async function makeTaps(
     const name = taps[id];
     if (name === undefined) continue;
     try {
-      await settings.system.createTap({ name, bridge }, options);
+      const owner = user ? { owner: user.uid } : {};
+      await settings.system.createTap({ name, bridge, ...owner }, options);
     } catch (error) {
       if (!(error instanceof TapError)) throw error;
       const reason = error.problem === 'BRIDGE_MISSING' ? 'BRIDGE_MISSING' : 'REQUEST_INVALID';

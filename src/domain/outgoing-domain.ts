@@ -1,8 +1,8 @@
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpClosedError } from '../qmp/errors.js';
 import type { DomainSpec } from '../spec/domain-spec.js';
+import { removeFolder } from '../util/held-folder.js';
 import { DomainError } from './errors.js';
 import { QemuFaults, type ReportProblem } from './faults.js';
 import type { HostedDomain } from './hosted-domain.js';
@@ -68,9 +68,7 @@ export class QemuOutgoingDomain implements OutgoingDomain {
     await removeMirrors(process, mirrors, this.#report);
     // The key lies there only for a moment; the agent may have ended in it.
     const key = join(process.record.directory, 'psk');
-    await rm(key, { recursive: true, force: true }).catch((error) =>
-      this.#report('remove the key', error),
-    );
+    await removeFolder(key).catch((error) => this.#report('remove the key', error));
   }
 
   retire(ownerHost: string): Promise<void> {

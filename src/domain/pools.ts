@@ -37,6 +37,8 @@ export interface Pool {
   readonly name: string;
   /** The same images are visible at the same place on other hosts. */
   readonly shared: boolean;
+  /** Absolute. In it are a folder for each domain's images and the catalogue `images`. */
+  readonly path: string;
   /** False where a new image may hold old bytes, so that zeros must be written too. */
   readonly readsAsZeros: boolean;
   /** True where the host's page cache can be passed by. */

@@ -1,7 +1,8 @@
-import { readFile } from 'node:fs/promises';
-import { readStartTime } from '../process/proc.js';
+import { lstat } from 'node:fs/promises';
+import { readOwner, readStartTime } from '../process/proc.js';
 import { qemuPaths } from '../process/qemu-directory.js';
 import { QemuProcess, type QemuProcessRecord } from '../process/qemu-process.js';
+import { readForeign } from '../util/foreign-files.js';
 import type { Definition, IncomingRecord, StoredDomain } from './definitions.js';
 import type { HostSettings } from './host-settings.js';
 import { HostedDomain } from './hosted-domain.js';
@@ -10,6 +11,7 @@ import type { WaitOptions } from './types.js';
 
 /** A healthy QEMU answers at once; the agent's start must not wait long for one that is not. */
 const ATTACH_LIMIT_MS = 5_000;
+const PID_FILE_BYTES = 64;
 
 /**
  * Finds again what an earlier life of the agent left of a domain: one that runs goes on under this
@@ -143,9 +145,12 @@ async function readPidFile(
   uuid: string,
   directory: string,
 ): Promise<QemuProcessRecord | undefined> {
-  const text = await readFile(qemuPaths(directory).pidFile, 'latin1').catch(() => '');
+  const text = await readForeign(qemuPaths(directory).pidFile, PID_FILE_BYTES).catch(() => '');
   const pid = Number(text.trim());
   const startTime = pid > 0 ? readStartTime(pid) : undefined;
   if (startTime === undefined) return undefined;
+  // QEMU wrote the file and may have named a process that it could not end by itself.
+  const owner = await lstat(directory).catch(() => undefined);
+  if (owner?.uid !== readOwner(pid)) return undefined;
   return { process: { pid, startTime }, uuid, directory };
 }

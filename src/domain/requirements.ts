@@ -23,8 +23,8 @@ export async function checkRequirements(
       'accelerator',
       `${host} cannot use KVM: /dev/kvm is not there or may not be opened`,
     );
-  }
-  if (spec.kernel !== '') await refusals.check('kernel', () => resources.kernel(spec.kernel));
+  } else await refusals.check('accelerator', () => resources.users.groupFor(spec));
+  if (spec.kernel !== '') await refusals.check('kernel', () => checkKernel(spec, resources));
   await checkDisks(spec, resources, refusals, options);
   for (const [index, { type, bridge }] of spec.nics.entries()) {
     if (type !== 'tap' || (await system.bridgeExists(bridge))) continue;
@@ -40,6 +40,12 @@ export async function checkRequirements(
 export function findMachine(name: string, resources: HostResources) {
   const machines = resources.settings.binary.facts?.machines ?? [];
   return machines.find((machine) => machine.name === name || machine.alias === name);
+}
+
+async function checkKernel(spec: DomainSpec, resources: HostResources): Promise<void> {
+  const { path, initrdPath } = resources.kernel(spec.kernel);
+  await resources.users.assertReadable(spec, path);
+  if (initrdPath !== undefined) await resources.users.assertReadable(spec, initrdPath);
 }
 
 function checkQemu(resources: HostResources, refusals: Refusals): void {
@@ -93,7 +99,9 @@ async function checkDisks(
     }
     if (disk.readOnly) {
       await refusals.check(`${subject}.image`, async () => {
-        const { sizeBytes } = await pool.catalogueImage(disk.image, disk.format, options);
+        const image = await pool.catalogueImage(disk.image, disk.format, options);
+        await resources.users.assertReadable(spec, image.path);
+        const { sizeBytes } = image;
         if (disk.sizeBytes === 0 || disk.sizeBytes === sizeBytes) return;
         const message = `images/${disk.image} has ${sizeBytes} bytes, not ${disk.sizeBytes}`;
         refusals.add('DISK_SIZE_MISMATCH', `${subject}.sizeBytes`, message);

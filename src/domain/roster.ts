@@ -120,24 +120,31 @@ export class Roster {
   /** Refuses a domain that comes in while it, or another of its name, lives here. */
   checkArrival(request: IncomingRequest, refusals: Refusals): void {
     const { uuid, name } = request.launchSpec.spec;
+    this.checkUuid({ uuid, name }, request, refusals);
+    if (this.#nameTaken(name, uuid)) {
+      refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has another domain ${name}`);
+    }
+  }
+
+  /** Refuses a domain that comes in while it lives here, is coming already or has been newer. */
+  checkUuid({ uuid, name }: Pick<DomainSpec, 'uuid' | 'name'>, copy: Arrival, refusals: Refusals) {
     const known = this.#domains.get(uuid);
     const other = this.#coming().find(({ spec: { uuid: theirs } }) => theirs === uuid);
     if (other) {
       const message = `the domain ${name} is on its way to ${this.#host} already`;
-      const facts = { migration_id: other.coming.migrationId };
+      const { migrationId, sourceHost } = other.coming;
+      // Of a migration between others, a host need not even learn the id.
+      const facts = sourceHost === copy.sourceHost ? { migration_id: migrationId } : {};
       refusals.add('ALREADY_MIGRATING', 'uuid', message, facts);
     }
     if (known?.ownership.ownedHere) {
       refusals.add('DOMAIN_EXISTS', 'uuid', `the domain ${name} lives on ${this.#host}`);
-    } else if (known && !isNewer(request, known.definition)) {
+    } else if (known && !isNewer(copy, known.definition)) {
       // Its source missed that the domain moved on: what it sends is an old copy.
       const { epoch, generation } = known.definition;
       const knows = `${this.#host} knows generation ${epoch}.${generation} of ${name}`;
-      const message = `${knows}; this is ${request.epoch}.${request.generation}`;
+      const message = `${knows}; this is ${copy.epoch}.${copy.generation}`;
       refusals.add('DOMAIN_EXISTS', 'uuid', message, { epoch, generation });
-    }
-    if (this.#nameTaken(name, uuid)) {
-      refusals.add('DOMAIN_EXISTS', 'name', `${this.#host} has another domain ${name}`);
     }
   }
 

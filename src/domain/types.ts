@@ -226,14 +226,13 @@ export interface IncomingDomain extends AsyncDisposable {
    * @throws DomainError `DISK_IO_ERROR`
    */
   arrive(): Promise<void>;
+  /** What its images take, as text that changes while blocks arrive; none where nobody knows. */
+  written?(): Promise<string>;
   /** True while QEMU is there. */
   readonly alive: boolean;
   /** False as long as it is certain that no vCPU of the guest has run here. */
   readonly mayHaveRun: boolean;
-  /**
-   * Resolves with `DEST_QEMU_DIED`, exit code and end of log, when QEMU ends unasked. Never
-   * rejects.
-   */
+  /** `DEST_QEMU_DIED` with exit code and end of log, when QEMU ends unasked. Never rejects. */
   readonly died: Promise<DomainError>;
 }
 
@@ -289,6 +288,13 @@ export interface MigratableDomains {
   ): Promise<IncomingDomain | undefined>;
   /** Removes what was on its way in and was not recovered. Called once, when all has been. */
   sweep(options: WaitOptions): Promise<void>;
+  /**
+   * Refuses a domain that is on this host or on its way to it already, before anything is written
+   * of its coming: what is written of it here must stay as it is.
+   *
+   * @throws DomainError `DOMAIN_EXISTS`, `ALREADY_MIGRATING`
+   */
+  assertMayArrive(request: IncomingRequest): void;
   /** Checks, reserves and creates everything the launch spec asks for, then starts QEMU. */
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain>;
 }

@@ -87,7 +87,7 @@ export class DestinationContext implements Resolvable {
   /** From now on the end of the migration removes this, unless the guest has become ours. */
   holds(incoming: IncomingDomain): void {
     this.#half.incoming = incoming;
-    void incoming.died.then((error) => this.#half.giveUp(error));
+    void incoming.died.then((error) => this.#half.qemuDied(error));
   }
 
   /** Makes the one ticket that opens the RAM stream: 256 random bits. */
@@ -127,6 +127,21 @@ export class DestinationContext implements Resolvable {
   async sourceGone(): Promise<void> {
     await this.#half.decider.decide({ type: 'source-gone' });
     await this.#half.closeIfSettled();
+  }
+
+  /** True until the guest is taken, or the migration has ended here. */
+  get coming(): boolean {
+    return !this.#half.taking.begun && isComing(this.#half.decider.state.record);
+  }
+
+  /** Gives it up for what the source has not done; does nothing once the guest is being taken. */
+  async expire(error: MigrationError): Promise<void> {
+    await this.#half.giveUp(error);
+  }
+
+  /** Changes as blocks of its disks arrive. */
+  async written(): Promise<string> {
+    return (await this.#half.incoming?.written?.()) ?? '';
   }
 
   get migration(): Migration {

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { IncomingDomain, MigratableDomains } from '../domain/types.js';
+import type { AuditLog } from '../util/audit.js';
 import { type Deferred, deferred } from '../util/deferred.js';
 import type { Log } from '../util/log.js';
 import { Decider } from './decider.js';
@@ -8,7 +9,7 @@ import { doubtOfDestination } from './doubts.js';
 import { asReasoned, type Failure } from './errors.js';
 import { stepDestination } from './handover.js';
 import type { DestinationEvent, DestinationState } from './handover-types.js';
-import { isComing } from './handover-types.js';
+import { isComing, isTaken } from './handover-types.js';
 import type { Journal } from './journal.js';
 import { readDestination } from './journal-reading.js';
 import type { PeerHeader, PeerState } from './peer.js';
@@ -26,6 +27,7 @@ export interface DestinationParts {
   readonly source: SourcePeer;
   readonly domains: MigratableDomains;
   readonly log: Log;
+  readonly audit: AuditLog;
   readonly observe?: (label: string) => void;
 }
 
@@ -154,6 +156,30 @@ export class DestinationHalf {
       .decide({ type: 'abort' })
       .catch((problem) => this.parts.log.error({ err: problem }, 'the end could not be written'));
     if (!this.taking.begun) await this.end(asReasoned(error));
+  }
+
+  /**
+   * Its QEMU has ended, and nobody here wanted that. What the source sends may have been made to
+   * bring it about: the migration ends, and QEMU is not started for it once more.
+   */
+  async qemuDied(error: Error): Promise<void> {
+    const { record } = this.decider.state;
+    if (record !== 'LOADED' && !isTaken(record)) {
+      const { audit, header, log } = this.parts;
+      audit.record({
+        caller: `host/${header.sourceHost}`,
+        action: 'QEMU_CRASHED_WHILE_RECEIVING',
+        decision: 'EVENT',
+        reason: asReasoned(error).reason,
+        subject: header.migrationId,
+        message: error.message,
+      });
+      log.error(
+        { err: error },
+        'QEMU crashed while it received a domain; the source may be hostile',
+      );
+    }
+    await this.giveUp(error);
   }
 
   /** Removes everything that was made here; resolves when nothing is left. */

@@ -74,7 +74,7 @@ async function goOn(half: DestinationHalf, qemu: DestinationQemu): Promise<void>
   const effects = await decider.decide({ type: 'restarted', qemu });
   parts.log.warn({ qemu, record, effects: effects.map(({ type }) => type) }, 'recovering');
   const state = decider.state;
-  if (isComing(state.record)) void incoming?.died.then((error) => half.giveUp(error));
+  if (isComing(state.record)) void incoming?.died.then((error) => half.qemuDied(error));
   // One that is loaded stays on its way in until the source has confirmed it; one that has gone
   // must not be started before.
   if (isTaken(state.record) && qemu === 'running') half.settle();

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteStream } from '../channel/types.js';
 import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
 import type { MigratableDomains, WaitOptions } from '../domain/types.js';
+import type { AuditLog } from '../util/audit.js';
 import type { Clock } from '../util/clock.js';
 import { untilAborted } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
@@ -9,6 +10,7 @@ import { Destination } from './destination.js';
 import { DestinationContext } from './destination-context.js';
 import { doubtOfJournal } from './doubts.js';
 import { MigrationError } from './errors.js';
+import { type Incoming, IncomingBook } from './incoming-book.js';
 import type { Journal } from './journal.js';
 import { readDestination, readEnd } from './journal-reading.js';
 import type { JournalFile, Journals } from './journals.js';
@@ -22,20 +24,13 @@ import type {
   Prepared,
   Vote,
 } from './peer.js';
-import { NO_RECORD } from './peer.js';
+import { assertSameParties, assertSameRun } from './peer-access.js';
 import { headerAtDestination } from './peer-header.js';
 import type { MigrationRegistry } from './registry.js';
 import { SourcePeer } from './source-peer.js';
 import { Tracker } from './tracker.js';
 
 const HANDOVER_LIMIT_MS = 5_000;
-
-interface Incoming {
-  readonly header: PeerHeader;
-  readonly tracker: Tracker;
-  readonly context: DestinationContext;
-  readonly flow: Destination;
-}
 
 /** What the destination's half needs of the agent. */
 export interface IncomingTools {
@@ -45,9 +40,10 @@ export interface IncomingTools {
   readonly peers: PeerDirectory;
   readonly registry: MigrationRegistry;
   /** Answers for a migration that leaves this host; `own` is what the caller's journal says. */
-  readonly outgoing: { answer(migrationId: string, own: PeerState): Promise<PeerState> };
+  readonly outgoing: { answer(header: PeerHeader, own: PeerState): Promise<PeerState> };
   readonly clock: Clock;
   readonly log: Log;
+  readonly audit: AuditLog;
   /** Hears every event and record of each migration. */
   readonly observe?: ((migrationId: string, label: string) => void) | undefined;
 }
@@ -58,39 +54,34 @@ export interface IncomingTools {
  */
 export class IncomingMigrations implements PeerHandler {
   readonly #tools: IncomingTools;
-  readonly #incoming = new Map<string, Incoming>();
-  /** Migrations of which only the end is left. */
-  readonly #past = new Map<string, PeerState>();
+  readonly #book: IncomingBook;
   readonly #beginning = new Map<string, Promise<Incoming>>();
   #closing = false;
 
   constructor(tools: IncomingTools) {
     this.#tools = tools;
-    tools.registry.onForget(({ migrationId: id }) => {
-      this.#incoming.delete(id);
-      this.#past.delete(id);
-    });
+    this.#book = new IncomingBook(tools.host, tools.registry);
   }
 
   async prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared> {
-    if (header.destinationHost !== this.#tools.host) {
-      const message = `This is ${this.#tools.host}, not ${header.destinationHost}.`;
-      throw new MigrationError('TLS_PEER_REJECTED', message);
-    }
     const { migrationId } = header;
-    const known = this.#incoming.get(migrationId) ?? (await this.#beginning.get(migrationId));
+    this.#book.makeRoom(header);
+    const known = this.#book.ofSource(header) ?? (await this.#beginning.get(migrationId));
+    if (known) assertSameParties(known.header, header);
     const incoming = known ?? (await this.#begin(header, launchSpec));
-    this.#check(incoming, { ...header, destinationJournalId: incoming.context.state.journalId });
+    const { journalId } = incoming.context.state;
+    assertSameRun(incoming, { ...header, destinationJournalId: journalId });
     await incoming.flow.prepare(launchSpec);
-    return { journalId: incoming.context.state.journalId, features: [] };
+    incoming.answered = true;
+    return { journalId, features: [] };
   }
 
   async exportDisks(header: PeerHeader): Promise<DiskServerAddress> {
-    return await this.#find(header).flow.exportDisks();
+    return await this.#book.need(header).flow.exportDisks();
   }
 
   async acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }> {
-    const { flow, context } = this.#find(header, 1);
+    const { flow, context } = this.#book.need(header, 1);
     context.attempt = header.attempt;
     return { ticket: await flow.acceptRam(header.attempt) };
   }
@@ -101,7 +92,7 @@ export class IncomingMigrations implements PeerHandler {
     stream: ByteStream,
     options: WaitOptions,
   ): Promise<void> {
-    for (const { context, flow, header } of this.#incoming.values()) {
+    for (const { context, flow, header } of this.#book.all) {
       if (context.ticket !== ticket || header.sourceHost !== caller) continue;
       // A ticket opens one stream; whoever comes second is not the one it was given to.
       context.ticket = undefined;
@@ -111,14 +102,14 @@ export class IncomingMigrations implements PeerHandler {
   }
 
   async awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote> {
-    const { flow, context } = this.#find(header);
+    const { flow, context } = this.#book.need(header);
     const guest = await untilAborted(flow.awaitLoaded(header.attempt), options.signal);
     return { ...guest, journalId: context.state.journalId };
   }
 
   async commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome> {
-    const past = this.#past.get(header.migrationId);
-    if (!past) return await this.#find(header).flow.commit(guest);
+    const past = this.#book.pastOf(header);
+    if (!past) return await this.#book.need(header).flow.commit(guest);
     const refused = past.record === 'ABORTED';
     if (refused) return { outcome: 'REFUSED', failure: past.failure };
     return { outcome: 'RUNNING', cost: { journalUs: 0, handledUs: 0 } };
@@ -129,30 +120,28 @@ export class IncomingMigrations implements PeerHandler {
   }
 
   async abort(header: PeerHeader): Promise<PeerState> {
-    const incoming = this.#incoming.get(header.migrationId);
-    if (!incoming) return this.#past.get(header.migrationId) ?? NO_RECORD;
-    this.#check(incoming, header, Number.POSITIVE_INFINITY);
+    const incoming = this.#book.ofSource(header);
+    if (!incoming) return this.#book.endFor(header);
+    assertSameRun(incoming, header, Number.POSITIVE_INFINITY);
     await incoming.flow.abort();
     return incoming.context.state;
   }
 
   async queryMigration(header: PeerHeader, own: PeerState): Promise<PeerState> {
-    const { migrationId } = header;
-    const incoming = this.#incoming.get(migrationId)?.context.state ?? this.#past.get(migrationId);
-    return incoming ?? (await this.#tools.outgoing.answer(migrationId, own));
+    return this.#book.stateFor(header) ?? (await this.#tools.outgoing.answer(header, own));
   }
 
   async sourceGone(header: PeerHeader): Promise<PeerState> {
-    const incoming = this.#incoming.get(header.migrationId);
-    if (!incoming) return this.#past.get(header.migrationId) ?? NO_RECORD;
-    this.#check(incoming, header);
+    const incoming = this.#book.ofSource(header);
+    if (!incoming) return this.#book.endFor(header);
+    assertSameRun(incoming, header);
     await incoming.context.sourceGone();
     return incoming.context.state;
   }
 
   /** The destination's half of this migration, while it is known here. */
   find(migrationId: string): DestinationContext | undefined {
-    return this.#incoming.get(migrationId)?.context;
+    return this.#book.find(migrationId)?.context;
   }
 
   /** As `Migrations.recover`, for what was on its way in. */
@@ -169,7 +158,7 @@ export class IncomingMigrations implements PeerHandler {
     this.#closing = true;
     await Promise.allSettled(this.#beginning.values());
     const late = delay(HANDOVER_LIMIT_MS, undefined, { ref: false });
-    const ended = [...this.#incoming.values()].map(async ({ context, flow }) => {
+    const ended = this.#book.all.map(async ({ context, flow }) => {
       await Promise.race([context.handedOver(), late]);
       await flow.abort();
       context.leave();
@@ -188,10 +177,16 @@ export class IncomingMigrations implements PeerHandler {
 
   async #create(header: PeerHeader, launchSpec: LaunchSpec): Promise<Incoming> {
     const { migrationId, domainUuid, sourceHost, destinationHost, epoch, attempt } = header;
-    const { registry, journals } = this.#tools;
+    const { journals, domains, peers } = this.#tools;
     // Nobody would remove it again.
     if (this.#closing) throw new MigrationError('PEER_UNREACHABLE', `${destinationHost} stops.`);
-    if (registry.has(migrationId)) throw another(migrationId);
+    this.#book.assertFree(header);
+    // A source that could never be asked must leave no record either.
+    peers.calls(sourceHost);
+    if (launchSpec.spec.uuid !== domainUuid) throw otherDomain(domainUuid);
+    // From its first record on, a journal counts as word of where the domain is.
+    const copy = { epoch, generation: header.generation + 1 };
+    domains.assertMayArrive({ launchSpec, migrationId, attempt, sourceHost, ...copy });
     const journal = await journals.create(
       {
         migrationId,
@@ -232,10 +227,12 @@ export class IncomingMigrations implements PeerHandler {
       source,
       domains,
       log,
+      audit: this.#tools.audit,
       ...(observe ? { observe: (label) => observe(header.migrationId, label) } : {}),
     });
-    const incoming = { header, tracker, context, flow: new Destination(domains, source, context) };
-    this.#incoming.set(header.migrationId, incoming);
+    const flow = new Destination(domains, source, context);
+    const incoming = { header, tracker, context, flow, answered: past.createTime !== undefined };
+    this.#book.add(incoming);
     registry.add(tracker, () => context.settled);
     return incoming;
   }
@@ -249,7 +246,8 @@ export class IncomingMigrations implements PeerHandler {
       const { record, rank } = readDestination({ ...file, header });
       if (past.endTime) {
         const { journalId } = header;
-        this.#past.set(migrationId, { record, rank, journalId, failure: past.failure });
+        const state = { record, rank, journalId, failure: past.failure };
+        this.#book.addPast(migrationId, { parties: header, state });
         registry.add(new Tracker(header, clock, past));
         return;
       }
@@ -264,37 +262,9 @@ export class IncomingMigrations implements PeerHandler {
       domains.doubt(domainUuid, { reason, message, facts }, migrationId);
     }
   }
-
-  #find(header: PeerHeader, ahead = 0): Incoming {
-    const incoming = this.#incoming.get(header.migrationId);
-    if (!incoming) {
-      const message = 'This agent holds no such incoming migration.';
-      const facts = { migration_id: header.migrationId };
-      throw new MigrationError('MIGRATION_NOT_FOUND', message, { side: 'destination', facts });
-    }
-    this.#check(incoming, header, ahead);
-    return incoming;
-  }
-
-  // A call of another run of either side must not touch this one's migration. `ahead`: by how many
-  // attempts the source may be ahead, because its last call for RAM was lost or is this one.
-  #check({ header: known, context }: Incoming, header: PeerHeader, ahead = 0): void {
-    const { journalId } = context.state;
-    const behind = header.attempt - context.attempt;
-    const same =
-      known.sourceHost === header.sourceHost &&
-      known.sourceJournalId === header.sourceJournalId &&
-      behind >= 0 &&
-      behind <= ahead &&
-      known.domainUuid === header.domainUuid &&
-      (header.destinationJournalId === journalId || header.destinationJournalId === '');
-    if (same) return;
-    throw another(header.migrationId);
-  }
 }
 
-function another(migrationId: string): MigrationError {
-  const message = 'The call belongs to another run of this migration.';
-  const facts = { migration_id: migrationId };
-  return new MigrationError('MIGRATION_EXISTS', message, { side: 'destination', facts });
+function otherDomain(domainUuid: string): MigrationError {
+  const message = `The header is of the domain ${domainUuid}, the launch spec of another one.`;
+  return new MigrationError('REQUEST_INVALID', message, { side: 'source' });
 }

@@ -38,20 +38,22 @@ const DESTINATION_RECORDS: ReadonlySet<string> = new Set<DestinationRecord>([
 ]);
 
 /** In which phase each record was written. */
-const PHASE_OF: Readonly<Record<string, Phase>> = {
-  STARTED: 'prepare',
-  PREPARED: 'prepare',
-  DST_PREPARED: 'prepare',
-  MIRRORING: 'mirror',
-  EXPORTED: 'mirror',
-  RAM: 'precopy',
-  SWITCHING: 'switchover',
-  LOADED: 'switchover',
-  COMMITTED: 'handover',
-  OWNED: 'handover',
-  DONE: 'cleanup',
-  RUNNING: 'cleanup',
-};
+const PHASE_OF: ReadonlyMap<unknown, Phase> = new Map(
+  Object.entries<Phase>({
+    STARTED: 'prepare',
+    PREPARED: 'prepare',
+    DST_PREPARED: 'prepare',
+    MIRRORING: 'mirror',
+    EXPORTED: 'mirror',
+    RAM: 'precopy',
+    SWITCHING: 'switchover',
+    LOADED: 'switchover',
+    COMMITTED: 'handover',
+    OWNED: 'handover',
+    DONE: 'cleanup',
+    RUNNING: 'cleanup',
+  }),
+);
 
 /** The source's half as its journal tells it. */
 export function readSource({ header, entries }: ReadJournal): SourceState {
@@ -67,7 +69,7 @@ export function readDestination({ header, entries }: ReadJournal): DestinationSt
 
 /** The phase that the last records belong to. */
 export function readPhase({ entries }: ReadJournal): Phase | undefined {
-  return entries.map(({ record }) => PHASE_OF[record]).findLast((phase) => phase !== undefined);
+  return entries.map(({ record }) => PHASE_OF.get(record)).findLast((phase) => phase !== undefined);
 }
 
 /** True where the guest's user had paused it, as the last record has it that says so. */
@@ -78,7 +80,7 @@ export function readPaused({ entries }: ReadJournal): boolean {
 /** Which of the incoming QEMUs the last record that says so is about. */
 export function readAttempt({ header, entries }: ReadJournal): number {
   const attempt = entries.findLast((entry) => 'attempt' in entry)?.['attempt'];
-  return typeof attempt === 'number' ? attempt : header.attempt;
+  return Number.isSafeInteger(attempt) ? (attempt as number) : header.attempt;
 }
 
 /** A detail of the last record that has it. */

@@ -126,7 +126,8 @@ export function headerOf(first: LogRecord | undefined): JournalHeader | string {
   if (first?.['record'] !== 'HEADER') return 'it has no header';
   const { n, synced, record, ...header } = first;
   if (header['version'] !== 1) {
-    return `it is of version ${String(header['version'])}; this program reads version 1`;
+    const version = JSON.stringify(header['version'])?.slice(0, 40);
+    return `it is of version ${version}; this program reads version 1`;
   }
   const texts = ['journalId', 'migrationId', 'domainUuid', 'domainName', 'sourceHost'];
   const numbers = ['epoch', 'generation', 'attempt'];
@@ -136,6 +137,7 @@ export function headerOf(first: LogRecord | undefined): JournalHeader | string {
     ) &&
     numbers.every((key) => Number.isSafeInteger(header[key])) &&
     (header['side'] === 'source' || header['side'] === 'destination') &&
+    isGroup(header['details']) &&
     isBinding(header['binding']);
   return sound ? (header as unknown as JournalHeader) : 'its header lacks fields';
 }
@@ -146,8 +148,12 @@ export function bindingOf(records: readonly LogRecord[], header: JournalHeader):
   return isBinding(rebound) ? rebound : header.binding;
 }
 
+function isGroup(value: unknown): value is LogFields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 function isBinding(value: unknown): value is JournalBinding {
-  if (typeof value !== 'object' || value === null) return false;
+  if (!isGroup(value)) return false;
   const { device, inode, journalDevice, journalInode } = value as Partial<JournalBinding>;
   return [device, inode, journalDevice, journalInode].every(
     (number) => typeof number === 'string' && /^\d+$/.test(number),

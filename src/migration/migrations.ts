@@ -10,8 +10,9 @@ import type { JournalFile, Journals } from './journals.js';
 import type { Migration, MigrationManager, MigrationRequest } from './migration.js';
 import { isTerminal } from './migration.js';
 import { OutgoingMigration } from './outgoing-migration.js';
-import type { PeerDirectory, PeerState } from './peer.js';
+import type { PeerDirectory, PeerHeader, PeerState } from './peer.js';
 import { NO_RECORD } from './peer.js';
+import { assertSameParties, isOtherWay } from './peer-access.js';
 import type { MigrationRegistry } from './registry.js';
 import { validated } from './request.js';
 import { Tracker } from './tracker.js';
@@ -104,12 +105,20 @@ export class Migrations implements MigrationManager {
     return this.#outgoing.get(migrationId);
   }
 
-  /** What the journal of a migration that leaves this host says. `own` is what the peer's does. */
-  async answer(migrationId: string, own: PeerState): Promise<PeerState> {
+  /**
+   * What the journal of a migration that leaves this host says. `own` is what the peer's does; only
+   * the destination of the migration is heard.
+   *
+   * @throws MigrationError `PERMISSION_DENIED` for a caller that is not the destination
+   */
+  async answer(header: PeerHeader, own: PeerState): Promise<PeerState> {
+    const { migrationId } = header;
     const outgoing = this.#outgoing.get(migrationId);
-    if (!outgoing) return this.#past.get(migrationId)?.state ?? NO_RECORD;
-    await outgoing.hear(own);
-    return outgoing.state;
+    const known = outgoing ?? this.#past.get(migrationId);
+    if (!known || isOtherWay(known.tracker.now, header)) return NO_RECORD;
+    assertSameParties(known.tracker.now, header);
+    await outgoing?.hear(own);
+    return known.state;
   }
 
   /**

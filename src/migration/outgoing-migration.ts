@@ -9,7 +9,7 @@ import {
   type SourceEvent,
   sourceMayRun,
 } from './handover-types.js';
-import { type ReadJournal, readPaused } from './journal-reading.js';
+import { type ReadJournal, readPaused, readText } from './journal-reading.js';
 import type { Migration, MigrationRequest } from './migration.js';
 import { nowOrLater } from './now-or-later.js';
 import { OutgoingHalf, type OutgoingParts } from './outgoing-half.js';
@@ -42,6 +42,8 @@ export class OutgoingMigration implements Resolvable {
   /** Resolves when nothing more will happen here. Never rejects. */
   done: Promise<void> = Promise.resolve();
   readonly #half: OutgoingHalf;
+  /** True once nothing is written any more. */
+  #closed = false;
 
   constructor(parts: OutgoingParts) {
     this.request = parts.request;
@@ -94,9 +96,15 @@ export class OutgoingMigration implements Resolvable {
     await this.#half.parts.journal.close();
   }
 
-  /** The destination has asked, and said what its own journal says. */
-  async hear({ record, rank }: PeerState): Promise<void> {
-    const { giveUp, peer, resolved } = this.#half;
+  /**
+   * The destination has asked, and said what its own journal says. That is believed only of the
+   * journal that took part, and only while the journal here is open: after the end, nothing that a
+   * destination says may stop a guest that has stayed.
+   */
+  async hear({ record, rank, journalId }: PeerState): Promise<void> {
+    const { giveUp, peer, resolved, parts } = this.#half;
+    const known = readText(parts.journal, 'destinationJournalId');
+    if (this.#closed || (known !== '' && journalId !== known)) return;
     // What a destination says was never a source's record.
     const event = { type: 'peer', record, rank } as SourceEvent;
     const message = `${peer.host} has asked, and its journal says ${record}.`;
@@ -191,7 +199,9 @@ export class OutgoingMigration implements Resolvable {
       .catch((error) => log.error({ err: error }, 'the end could not be written'));
     // One that a person has raised may still have to learn that the destination outranks it.
     const { epoch } = this.#half.decider.state.rank;
-    if (epoch === journal.header.epoch) await journal.close();
+    if (epoch !== journal.header.epoch) return;
+    this.#closed = true;
+    await journal.close();
   }
 
   #moved(): void {

@@ -101,9 +101,17 @@ function decisive(journals: readonly JournalFile[], sources: ClaimSources): Judg
     .sort((one, other) => compareJournals(one, other))
     .map((journal) => judge(journal, sources))
     .filter((judged) => judged !== undefined);
-  const last = begun.at(-1);
+  // Of one that was to come and did not, the rank is only its source's word: it tells something of
+  // a domain that this host knows nothing else of.
+  const proven = begun.filter(({ migration }) => !hasNotCome(migration));
+  const livesHere = sources.info?.ownerHost === sources.host;
+  const last = proven.at(-1) ?? (livesHere ? undefined : begun.at(-1));
   const doubt = begun.findLast(({ certainty }) => certainty === 'IN_DOUBT');
   return doubt && !(last && outranks(last.rank, doubt.rank)) ? doubt : last;
+}
+
+function hasNotCome({ side, record }: ClaimedMigration): boolean {
+  return side === 'destination' && record === 'ABORTED';
 }
 
 /** Older ones first. */

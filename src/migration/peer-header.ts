@@ -15,10 +15,11 @@ export function headerAtSource(journal: ReadJournal): PeerHeader {
 /** The same for the journal of a destination, whose copy is of the next generation. */
 export function headerAtDestination(journal: ReadJournal): PeerHeader {
   const { header } = journal;
+  const { sourceJournalId } = header.details;
   return {
     ...common(journal),
     generation: header.generation - 1,
-    sourceJournalId: String(header.details['sourceJournalId']),
+    sourceJournalId: typeof sourceJournalId === 'string' ? sourceJournalId : '',
     destinationJournalId: header.journalId,
   };
 }

@@ -12,21 +12,24 @@ export class MigrationRegistry {
   readonly #onForget: ((migration: Migration) => void)[] = [];
 
   /**
-   * Adds a migration; the oldest ended ones are forgotten beyond a thousand, but none before
-   * `settled`: its peer may still ask.
+   * Adds a migration; the oldest ended ones are forgotten beyond a thousand, of the two hosts that
+   * have most of them, but none before `settled`: its peer may still ask.
    */
   add(tracker: Tracker, settled?: () => boolean): void {
     const { migrationId } = tracker.now;
     this.#trackers.set(migrationId, tracker);
     if (settled) this.#settled.set(migrationId, settled);
     if (this.#trackers.size <= KEPT_ENDED) return;
-    for (const [id, known] of this.#trackers) {
-      if (!isTerminal(known.now.state) || this.#settled.get(id)?.() === false) continue;
-      this.#trackers.delete(id);
-      this.#settled.delete(id);
-      for (const listener of this.#onForget) listener(known.now);
-      return;
-    }
+    const oldest = this.#oldestOfMost();
+    if (oldest !== undefined) this.forget(oldest);
+  }
+
+  /** Forgets one now; its id is free again. */
+  forget(migrationId: string): void {
+    const { now } = this.get(migrationId);
+    this.#trackers.delete(migrationId);
+    this.#settled.delete(migrationId);
+    for (const listener of this.#onForget) listener(now);
   }
 
   /** Tells whoever keeps more of a migration when it is forgotten. */
@@ -64,5 +67,16 @@ export class MigrationRegistry {
       .map((tracker) => tracker.now)
       .filter((now) => !domain || now.domainName === domain || now.domainUuid === domain)
       .reverse();
+  }
+
+  // A host that asks for a thousand migrations must not make us forget those of others.
+  #oldestOfMost(): string | undefined {
+    const ended = [...this.#trackers]
+      .filter(([id, { now }]) => isTerminal(now.state) && this.#settled.get(id)?.() !== false)
+      .map(([id, { now }]) => ({ id, hosts: `${now.sourceHost} ${now.destinationHost}` }));
+    const counts = new Map<string, number>();
+    for (const { hosts } of ended) counts.set(hosts, (counts.get(hosts) ?? 0) + 1);
+    const most = Math.max(...counts.values());
+    return ended.find(({ hosts }) => counts.get(hosts) === most)?.id;
   }
 }

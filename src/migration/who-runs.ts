@@ -40,7 +40,7 @@ export interface OwnershipPort {
    *
    * @param reference A name or a UUID.
    * @param askedHosts Hosts that have been asked already.
-   * @throws ReasonedError `DOMAIN_NOT_FOUND`, `REQUEST_INVALID`
+   * @throws ReasonedError `DOMAIN_NOT_FOUND`, `REQUEST_INVALID`, `LIMIT_REACHED`
    */
   whoRuns(reference: string, askedHosts: readonly string[]): Promise<Ownership>;
 }
@@ -50,16 +50,33 @@ export const HOPS_LIMIT = 8;
 /** Each further host has a second less, so that whoever asked still waits when it gives up. */
 const FIRST_LIMIT_MS = 10_000;
 const LESS_MS = 1_000;
+/** How many are answered at once: each reads every journal and asks other hosts. */
+const QUESTIONS_LIMIT = 32;
 
 /** Finds the host that has a domain, from host to host. */
 export class WhoRuns implements OwnershipPort {
   readonly #tools: WhoRunsTools;
+  #open = 0;
 
   constructor(tools: WhoRunsTools) {
     this.#tools = tools;
   }
 
   async whoRuns(reference: string, askedHosts: readonly string[]): Promise<Ownership> {
+    if (this.#open >= QUESTIONS_LIMIT) {
+      const message = `This agent answers ${QUESTIONS_LIMIT} such questions already.`;
+      const facts = { limit: 'questions WhoRuns under way', limit_value: QUESTIONS_LIMIT };
+      throw new MigrationError('LIMIT_REACHED', message, { facts });
+    }
+    this.#open++;
+    try {
+      return await this.#whoRuns(reference, askedHosts);
+    } finally {
+      this.#open--;
+    }
+  }
+
+  async #whoRuns(reference: string, askedHosts: readonly string[]): Promise<Ownership> {
     const { host, clock } = this.#tools;
     if (askedHosts.length > HOPS_LIMIT) {
       const message = `The question has gone through ${askedHosts.length} hosts.`;

@@ -31,6 +31,8 @@ interface BinaryFeatures {
 interface BinaryFacts {
   readonly version: QemuVersion;
   readonly machines: readonly MachineType[];
+  /** What `-cpu` can name. */
+  readonly cpuModels: ReadonlySet<string>;
   readonly features: BinaryFeatures;
 }
 
@@ -112,9 +114,10 @@ async function inspect(path: string, options: InspectOptions): Promise<Binary> {
 }
 
 async function readFacts(qmp: QmpClient): Promise<BinaryFacts> {
-  const [version, machines, capabilities, schema] = await Promise.all([
+  const [version, machines, models, capabilities, schema] = await Promise.all([
     qmp.execute('query-version'),
     qmp.execute('query-machines'),
+    qmp.execute('query-cpu-definitions'),
     qmp.execute('query-migrate-capabilities'),
     qmp.execute('query-qmp-schema'),
   ]);
@@ -126,6 +129,7 @@ async function readFacts(qmp: QmpClient): Promise<BinaryFacts> {
       maxVcpus: machine['cpu-max'],
       deprecated: machine.deprecated,
     })),
+    cpuModels: new Set(models.map(({ name }) => name)),
     features: {
       ...schemaFeatures(schema as readonly SchemaEntity[]),
       migrationCapabilities: new Set(capabilities.map((item) => item.capability)),

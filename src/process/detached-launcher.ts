@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, constants, openSync } from 'node:fs';
 import { deferred } from '../util/deferred.js';
+import { childEnvironment } from './environment.js';
 import { ProcessError } from './errors.js';
 import type { LaunchedProcess, Launcher, LaunchRequest } from './launcher.js';
 import {
@@ -15,7 +16,7 @@ import {
 /**
  * Starts processes in sessions of their own, so that neither the agent's end nor its terminal
  * reaches them. For hosts without systemd; an agent that runs as a service there must not kill its
- * whole control group when it stops.
+ * whole control group when it stops. Nothing holds a process to its limits.
  */
 export class DetachedLauncher implements Launcher {
   async launch(
@@ -29,6 +30,10 @@ export class DetachedLauncher implements Launcher {
       const child = spawn(request.command, request.argv, {
         detached: true,
         stdio: ['ignore', log, log],
+        env: childEnvironment(),
+        // Node drops the further groups with the user. The folder where the agent was started may
+        // be one that this user could not enter by itself.
+        ...(request.user ? { ...request.user, cwd: '/' } : {}),
       });
       const exited = deferred<Exit>();
       child.once('exit', (code, signal) =>

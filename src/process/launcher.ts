@@ -1,5 +1,19 @@
 import type { Exit, ProcessRecord } from './proc.js';
 
+/** Whom a program runs as. It has no further groups. */
+export interface ProcessUser {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** What a program may take of the host, where its launcher can hold it to that. */
+export interface ProcessLimits {
+  /** Memory, the kernel's for it included. */
+  readonly memoryBytes: number;
+  /** Threads. */
+  readonly tasks: number;
+}
+
 /** A program to start. */
 export interface LaunchRequest {
   /** Says what runs, for unit names and logs: letters, digits, "-", "_" and "." only. */
@@ -9,6 +23,10 @@ export interface LaunchRequest {
   readonly argv: readonly string[];
   /** Absolute path of the file that gets what the program prints. Made if absent, else added to. */
   readonly logPath: string;
+  /** Default: as whom this process runs. */
+  readonly user?: ProcessUser;
+  /** Default: none. */
+  readonly limits?: ProcessLimits;
 }
 
 /** A process that was started here or found again. It lives on when the agent ends. */

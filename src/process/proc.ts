@@ -27,6 +27,16 @@ export function readStartTime(pid: number): number | undefined {
   return readStatus(pid)?.startTime;
 }
 
+/** The user that a process runs as; undefined where it is gone. */
+export function readOwner(pid: number): number | undefined {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    return Number(/^Uid:\t\d+\t(\d+)\t/m.exec(status)?.[1]);
+  } catch {
+    return undefined;
+  }
+}
+
 /** True where the very process of the record lives and is stopped, by a signal or a debugger. */
 export function isStopped(record: ProcessRecord): boolean {
   const status = readStatus(record.pid);

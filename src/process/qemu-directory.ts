@@ -1,6 +1,8 @@
-import { lstat, mkdir, open } from 'node:fs/promises';
+import { chown, lstat, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { openForeign } from '../util/foreign-files.js';
 import { SocketPathError } from './errors.js';
+import type { ProcessUser } from './launcher.js';
 
 /** Longest path of a unix socket, in bytes, without the ending zero. */
 const SOCKET_PATH_LIMIT_BYTES = 107;
@@ -27,13 +29,19 @@ export function assertSocketPath(path: string): void {
   );
 }
 
-/** Makes a folder that only this user may enter, or checks one that is there. */
-export async function makePrivate(directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+/**
+ * Makes a folder that only one user may enter, or checks one that is there.
+ *
+ * @param user The one that QEMU runs as. Default: that of this process.
+ */
+export async function makePrivate(directory: string, user?: ProcessUser): Promise<void> {
+  const made = await mkdir(directory, { recursive: true, mode: 0o700 });
+  if (made !== undefined && user) await chown(directory, user.uid, user.gid);
+  const uid = user?.uid ?? process.getuid?.();
   const status = await lstat(directory);
-  if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o077) !== 0) {
+  if (!status.isDirectory() || status.uid !== uid || (status.mode & 0o077) !== 0) {
     throw new Error(
-      `${directory} must be this user's with mode 0700, because it holds QEMU's monitors.`,
+      `${directory} must be user ${uid}'s with mode 0700, because it holds QEMU's monitors.`,
     );
   }
 }
@@ -41,7 +49,7 @@ export async function makePrivate(directory: string): Promise<void> {
 /** Returns the last 4 KiB of a file; nothing if it cannot be read. */
 export async function readTail(path: string): Promise<string> {
   try {
-    await using file = await open(path, 'r');
+    await using file = await openForeign(path);
     const { size } = await file.stat();
     const start = Math.max(0, size - LOG_TAIL_BYTES);
     const { buffer, bytesRead } = await file.read(

@@ -1,3 +1,4 @@
+import { findOnPath } from './binary.js';
 import { run } from './run.js';
 
 /**
@@ -52,6 +53,10 @@ export interface ImageTool {
 
 const LIMIT_MS = 60_000;
 const COPY_LIMIT_MS = 3_600_000;
+/** Whoever made an image decides what qemu-img does with it: 2 GiB, and no core dump. */
+const RESOURCES = [`--as=${2 * 1024 ** 3}`, '--core=0'];
+/** To look at an image takes milliseconds, in seconds. */
+const LOOK_CPU = '--cpu=30';
 
 interface RawInfo {
   readonly 'virtual-size': number;
@@ -66,6 +71,7 @@ interface RawInfo {
  */
 export class QemuImg implements ImageTool {
   readonly #binary: string;
+  #prlimit: Promise<string | undefined> | undefined;
 
   constructor(binary: string) {
     this.#binary = binary;
@@ -105,7 +111,7 @@ export class QemuImg implements ImageTool {
       '--image-opts',
       imageOptions(path, format),
     ];
-    const info = JSON.parse(await this.#run(argv, options)) as RawInfo;
+    const info = JSON.parse(await this.#run(argv, options, [LOOK_CPU])) as RawInfo;
     return {
       virtualSizeBytes: info['virtual-size'],
       allocatedBytes: info['actual-size'],
@@ -114,8 +120,16 @@ export class QemuImg implements ImageTool {
     };
   }
 
-  #run(argv: readonly string[], options: ImageOptions): Promise<string> {
-    return run(this.#binary, argv, { limitMs: LIMIT_MS, ...options });
+  async #run(
+    argv: readonly string[],
+    options: ImageOptions,
+    more: readonly string[] = [],
+  ): Promise<string> {
+    // Part of every usual system; on others qemu-img runs without these limits.
+    this.#prlimit ??= findOnPath('prlimit');
+    const prlimit = await this.#prlimit;
+    const through = prlimit === undefined ? [] : [prlimit, ...RESOURCES, ...more, '--'];
+    return await run(this.#binary, argv, { limitMs: LIMIT_MS, through, ...options });
   }
 }
 

@@ -4,7 +4,7 @@ import { QmpClosedError } from '../qmp/errors.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { describeExit, QemuIdentityError, QemuStartError } from './errors.js';
 import { identityArguments } from './identity-arguments.js';
-import type { LaunchedProcess, Launcher } from './launcher.js';
+import type { LaunchedProcess, Launcher, ProcessLimits, ProcessUser } from './launcher.js';
 import type { Exit, ProcessRecord } from './proc.js';
 import { assertSocketPath, makePrivate, qemuPaths, readTail } from './qemu-directory.js';
 
@@ -19,6 +19,10 @@ export interface QemuProcessRequest {
   readonly directory: string;
   /** Everything beyond identity, monitors and defaults: machine, memory, devices. */
   readonly argv: readonly string[];
+  /** As in LaunchRequest; the folder is this user's then. */
+  readonly user?: ProcessUser;
+  /** As in LaunchRequest. */
+  readonly limits?: ProcessLimits;
 }
 
 /** What must be remembered to find a QEMU again after the agent's restart. Plain JSON. */
@@ -110,17 +114,19 @@ export class QemuProcess {
     request: QemuProcessRequest,
     options: QemuProcessOptions = {},
   ): Promise<QemuProcess> {
-    const { directory, uuid } = request;
+    const { directory, uuid, user, limits } = request;
     const paths = qemuPaths(directory);
     assertSocketPath(paths.agentMonitor);
     assertSocketPath(paths.rescueMonitor);
-    await makePrivate(directory);
+    await makePrivate(directory, user);
     const launched = await launcher.launch(
       {
         name: `qemu-${uuid}`,
         command: request.binary,
         argv: [...identityArguments(request), ...request.argv],
         logPath: paths.log,
+        ...(user ? { user } : {}),
+        ...(limits ? { limits } : {}),
       },
       options.signal ? { signal: options.signal } : {},
     );

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { withTimeout } from '../util/linked-signal.js';
+import { childEnvironment } from './environment.js';
 import { describeExit, ProcessError } from './errors.js';
 
 /** How to run a short program. */
@@ -7,8 +8,10 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** Milliseconds after which it is killed. */
   readonly limitMs: number;
-  /** Variables besides those of this process. */
+  /** Variables besides PATH and LANG. */
   readonly env?: Readonly<Record<string, string>>;
+  /** A program, with its arguments, that becomes this one when it has set it up. */
+  readonly through?: readonly string[];
 }
 
 /** Most output kept of a program, per stream. */
@@ -30,9 +33,10 @@ export async function run(
     fail(`did not end within ${options.limitMs} ms`),
   );
   limit.signal.throwIfAborted();
-  const child = spawn(command, argv, {
+  const [program = command, ...rest] = [...(options.through ?? []), command, ...argv];
+  const child = spawn(program, rest, {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, ...options.env },
+    env: childEnvironment(options.env),
   });
   const onAbort = () => child.kill('SIGKILL');
   limit.signal.addEventListener('abort', onAbort, { once: true });

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { syncDirectory } from '../util/durable-file.js';
 import { ReasonedError } from '../util/reasoned-error.js';
+import { childEnvironment } from './environment.js';
 import { describeExit, ProcessError } from './errors.js';
 import { isAlive, type ProcessRecord, readStartTime } from './proc.js';
 
@@ -106,6 +107,7 @@ export async function readHolder(stateDirectory: string): Promise<LockHolder | u
 async function lockDescriptor(descriptor: number): Promise<boolean> {
   // The lock belongs to what was opened, not to the process that asked for it.
   const child = spawn('flock', ['-n', '-x', '3'], {
+    env: childEnvironment(),
     stdio: ['ignore', 'ignore', 'ignore', descriptor],
   });
   return await new Promise((resolve, reject) => {

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { adoptByPid } from './detached-launcher.js';
+import { childEnvironment } from './environment.js';
 import { ProcessError } from './errors.js';
 import type { LaunchedProcess, Launcher, LaunchRequest } from './launcher.js';
 import { type ProcessRecord, readStartTime } from './proc.js';
@@ -61,8 +62,28 @@ function systemdRunArguments(unit: string, request: LaunchRequest): readonly str
     '--property=KillMode=mixed',
     `--property=StandardOutput=append:${request.logPath}`,
     `--property=StandardError=append:${request.logPath}`,
+    ...hardening(request),
     '--',
-    request.command,
-    ...request.argv,
+    // systemd puts the values of variables into arguments where it finds "$".
+    ...[request.command, ...request.argv].map((argument) => argument.replaceAll('$', () => '$$')),
+  ];
+}
+
+/**
+ * What holds for every program here, whatever it needs of the host: the file system is left to the
+ * rights of its user, which QEMU's pools and sockets are made for.
+ */
+function hardening({ user, limits }: LaunchRequest): readonly string[] {
+  const properties = [
+    'NoNewPrivileges=yes',
+    'LimitCORE=0',
+    ...(limits ? [`MemoryMax=${limits.memoryBytes}`, `TasksMax=${limits.tasks}`] : []),
+    // One that runs as the agent itself may need what the agent may do.
+    ...(user ? ['CapabilityBoundingSet='] : []),
+  ];
+  return [
+    ...properties.map((property) => `--property=${property}`),
+    ...Object.entries(childEnvironment()).map(([name, value]) => `--setenv=${name}=${value}`),
+    ...(user ? [`--uid=${user.uid}`, `--gid=${user.gid}`] : []),
   ];
 }

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { ProcessError } from './errors.js';
 import { run } from './run.js';
 
@@ -8,6 +9,8 @@ export interface TapRequest {
   readonly name: string;
   /** Name of an existing bridge that it becomes a port of. */
   readonly bridge: string;
+  /** The only user, besides root, that may open it. Default: nobody. */
+  readonly owner?: number;
 }
 
 /** Why a tap could not be made. */
@@ -30,6 +33,7 @@ interface TapOptions {
 
 const LIMIT_MS = 10_000;
 const CAP_NET_ADMIN = 12n;
+const TUN = '/dev/net/tun';
 
 /**
  * Makes a tap, puts it into its bridge and switches it on. Rejects with TapError if the host is not
@@ -53,7 +57,9 @@ export async function createTap(tap: TapRequest, options: TapOptions = {}): Prom
       throw error;
     },
   );
-  await run('ip', ['tuntap', 'add', 'dev', tap.name, 'mode', 'tap'], limits);
+  const owner = tap.owner === undefined ? [] : ['user', String(tap.owner)];
+  if (tap.owner !== undefined) await assertOpenToAll();
+  await run('ip', ['tuntap', 'add', 'dev', tap.name, 'mode', 'tap', ...owner], limits);
   try {
     await run('ip', ['link', 'set', 'dev', tap.name, 'master', tap.bridge, 'up'], limits);
   } catch (error) {
@@ -71,6 +77,17 @@ export async function deleteTap(name: string, options: TapOptions = {}): Promise
   }[];
   if (!list.some((link) => link.ifname === name)) return;
   await run('ip', ['tuntap', 'del', 'dev', name, 'mode', 'tap'], limits);
+}
+
+/** Whoever opens a tap opens this device first, by which nothing is allowed yet. */
+async function assertOpenToAll(): Promise<void> {
+  const mode = (await stat(TUN).catch(() => undefined))?.mode;
+  if (mode === undefined || (mode & 0o006) === 0o006) return;
+  throw new TapError(
+    'NOT_PERMITTED',
+    `QEMU runs as a user of its own, which may not open ${TUN}: \`chmod 0666 ${TUN}\`, ` +
+      'as it is on most systems.',
+  );
 }
 
 function missing(bridge: string): never {

@@ -1,12 +1,18 @@
 import { QmpProtocolError } from './errors.js';
 
 /** Largest message taken from QEMU. The schema, its largest honest answer, has some 200 KiB. */
-const MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024;
+const MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024;
 
 /**
  * Deepest nesting taken from QEMU. Block graphs are the deepest honest answers, at some 20 levels.
  */
 const DEPTH_LIMIT = 200;
+
+/**
+ * How many pieces of an unfinished line are kept before they are joined, at least: each costs far
+ * more than the byte that it may hold.
+ */
+const PARTS_LIMIT = 256;
 
 /**
  * A JSON object as received. Looking up `__proto__` in it finds nothing but what the sender sent.
@@ -33,7 +39,7 @@ export class MessageDecoder {
     let start = 0;
     for (let end = chunk.indexOf(10, start); end >= 0; end = chunk.indexOf(10, start)) {
       this.#keep(chunk.subarray(start, end));
-      const line = Buffer.concat(this.#parts).toString('utf8').trim();
+      const line = this.#whole().toString('utf8').trim();
       this.#parts = [];
       this.#sizeBytes = 0;
       start = end + 1;
@@ -50,6 +56,15 @@ export class MessageDecoder {
       throw new QmpProtocolError(`QEMU sent a message of more than ${this.#limitBytes} bytes.`);
     }
     this.#parts.push(part);
+    // Pieces of one byte each would take a hundred times the limit; joining also lets go of the
+    // larger buffers that they are cut from.
+    if (this.#parts.length >= Math.max(PARTS_LIMIT, this.#sizeBytes / PARTS_LIMIT)) this.#whole();
+  }
+
+  #whole(): Buffer {
+    const whole = Buffer.concat(this.#parts);
+    this.#parts = [whole];
+    return whole;
   }
 }
 
@@ -62,21 +77,28 @@ function parseObject(line: string): JsonObject {
   assertDepth(line);
   let value: unknown;
   try {
-    value = JSON.parse(line, refusePrototype);
+    value = JSON.parse(line);
   } catch (error) {
-    if (error instanceof QmpProtocolError) throw error;
     throw new QmpProtocolError('QEMU sent a line that is not JSON.', { cause: error });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new QmpProtocolError('QEMU sent a message that is not a JSON object.');
   }
+  // A parser with a function for every value would take seconds for the longest message.
+  if (PROTOTYPE.test(line)) refusePrototype(value);
   return value as JsonObject;
 }
 
-function refusePrototype(key: string, value: unknown): unknown {
-  if (key === '__proto__')
+/** The key itself, or any letter of it written as an escape. */
+const PROTOTYPE = /__proto__|\\u00[567]/i;
+
+/** The depth is bounded by now. */
+function refusePrototype(value: unknown): void {
+  if (typeof value !== 'object' || value === null) return;
+  if (Object.hasOwn(value, '__proto__')) {
     throw new QmpProtocolError('QEMU sent an object with the key "__proto__".');
-  return value;
+  }
+  for (const child of Array.isArray(value) ? value : Object.values(value)) refusePrototype(child);
 }
 
 /**

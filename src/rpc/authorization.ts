@@ -5,7 +5,7 @@ import { HostServiceDefinition } from '../gen/drover/v1/host_service.js';
 import { MigrationServiceDefinition } from '../gen/drover/v1/migration_service.js';
 import { PeerServiceDefinition } from '../gen/drover/v1/peer_service.js';
 import { RpcError } from './errors.js';
-import type { Caller, Role } from './identity.js';
+import { type Caller, ROLES, type Role } from './identity.js';
 
 /*
  * Who may call what. A method without a row is denied to everybody; the types ask for a row for
@@ -17,16 +17,19 @@ type Rows<Definition extends { readonly methods: object }> = {
 };
 
 const OPERATORS = ['operator'] as const;
+const MOVERS = ['scheduler', 'operator'] as const;
+const READERS = ['scheduler', 'operator', 'observer'] as const;
+const AUDITORS = ['operator', 'observer'] as const;
 const HOSTS = ['host'] as const;
-const EVERYBODY = ['host', 'operator'] as const;
+const EVERYBODY = ROLES;
 
 const migrationService: Rows<MigrationServiceDefinition> = {
-  startMigration: OPERATORS,
-  getMigration: OPERATORS,
-  listMigrations: OPERATORS,
-  watchMigration: OPERATORS,
-  cancelMigration: OPERATORS,
-  resolveMigration: OPERATORS,
+  startMigration: MOVERS,
+  getMigration: READERS,
+  listMigrations: READERS,
+  watchMigration: READERS,
+  cancelMigration: MOVERS,
+  resolveMigration: MOVERS,
 };
 
 const domainService: Rows<DomainServiceDefinition> = {
@@ -34,18 +37,23 @@ const domainService: Rows<DomainServiceDefinition> = {
   startDomain: OPERATORS,
   stopDomain: OPERATORS,
   deleteDomain: OPERATORS,
-  getDomain: OPERATORS,
-  listDomains: OPERATORS,
+  getDomain: READERS,
+  listDomains: READERS,
   // Agents ask each other.
   whoRuns: EVERYBODY,
 };
 
 const hostService: Rows<HostServiceDefinition> = {
+  // Agents ask each other whether they are there.
   getHost: EVERYBODY,
-  listPeers: EVERYBODY,
+  listPeers: READERS,
+  listAuditEvents: AUDITORS,
 };
 
-/** Hosts only; that the caller takes part in the migration is checked in peer-service.ts. */
+/**
+ * Hosts only. Of which migrations a host may speak is checked in peer-service.ts, by what the call
+ * says, and in the migration layer, by what is known of the migration.
+ */
 const peerService: Rows<PeerServiceDefinition> = {
   prepare: HOSTS,
   exportDisks: HOSTS,
@@ -66,7 +74,7 @@ const METHOD_ROLES: ReadonlyMap<string, readonly Role[]> = new Map([
   ...rows(PeerServiceDefinition, peerService),
   [`/${HealthDefinition.fullName}/Check`, EVERYBODY],
   [`/${HealthDefinition.fullName}/Watch`, EVERYBODY],
-  [ServerReflectionService.serverReflectionInfo.path, EVERYBODY],
+  [ServerReflectionService.serverReflectionInfo.path, READERS],
 ]);
 
 /** The roles that may call a method, by its full path such as `/drover.v1.HostService/GetHost`. */

@@ -32,6 +32,7 @@ const DEADLINES_MS = {
   whoRuns: ASK_MS,
   getHost: ASK_MS,
   listPeers: ASK_MS,
+  listAuditEvents: ASK_MS,
 } as const;
 
 /** Where an agent is and how to prove who calls. */

@@ -17,7 +17,7 @@ import { formatAddress, parseAddress } from '../util/address.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted } from '../util/linked-signal.js';
 import type { Reason } from '../util/reasons.js';
-import { channelCredentials, readTlsFiles, type TlsFiles } from './credentials.js';
+import { channelCredentials, materialNow, type TlsSource } from './credentials.js';
 import { isConnectionFailure, toReasonedError } from './error-status.js';
 import type { RpcError } from './errors.js';
 import { type DialledAgent, explainFailure, explainSocketFailure } from './probe.js';
@@ -37,7 +37,7 @@ export type AgentTarget =
   | {
       /** `host:port` */
       readonly address: string;
-      readonly tls: TlsFiles;
+      readonly tls: TlsSource;
       /** The host whose agent it must be; undefined accepts any. */
       readonly host: string | undefined;
       readonly unreachable: DialledAgent['unreachable'];
@@ -58,7 +58,7 @@ export class Connection {
   readonly #onFailure: () => void;
 
   /**
-   * Reads the certificate files; connects with the first call. `onFailure` hears that there is no
+   * Takes the certificates of now; connects with the first call. `onFailure` hears that there is no
    * connection, or no longer one.
    *
    * @throws RpcError `CONFIG_INVALID` where the files cannot be used
@@ -78,7 +78,7 @@ export class Connection {
       return;
     }
     const address = formatAddress(parseAddress(target.address));
-    const material = readTlsFiles(target.tls);
+    const material = materialNow(target.tls);
     const expected = { trustDomain: material.identity.trustDomain, host: target.host };
     const { unreachable } = target;
     this.#name = target.host

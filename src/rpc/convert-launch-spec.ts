@@ -1,10 +1,20 @@
 import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import { checkLaunchData, LAUNCH_LIMITS, tooMany } from '../domain/launch-spec-check.js';
 import type { DomainSpec as WireDomainSpec } from '../gen/drover/v1/domain.js';
 import type { LaunchSpec as WireLaunchSpec } from '../gen/drover/v1/launch_spec.js';
 import type { ExportDisksResponse } from '../gen/drover/v1/peer_service.js';
 import { type DomainSpec, parseDomainSpec } from '../spec/domain-spec.js';
+import type { Violation } from '../util/reasoned-error.js';
 import { RpcError } from './errors.js';
 import { uint32, uint64 } from './whole-number.js';
+
+/** A name, an IPv4 or an IPv6 address; no path. */
+const ADDRESS = /^[A-Za-z0-9:][A-Za-z0-9:.%_-]{0,252}$/;
+const PSK_IDENTITY = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+const PSK_BYTES = 32;
+const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
+/** Nobody reads more numbers of fields than so many. */
+const UNKNOWN_LIMIT = 20;
 
 /** A spec in which every default is filled in. */
 export function domainSpecToWire(spec: DomainSpec): WireDomainSpec {
@@ -37,23 +47,29 @@ export function launchSpecToWire(launchSpec: LaunchSpec): WireLaunchSpec {
 }
 
 /**
- * The spec in it is checked as strictly as one from an operator: a peer is not trusted either.
+ * Everything in it is checked by itself, as strictly as what an operator says: a peer is not
+ * trusted either. Whether this host can start it is asked later.
  *
- * @throws ReasonedError `SPEC_INVALID` with all violations; `VERSION_SKEW` for fields that this
- *   version does not know
+ * @throws ReasonedError `SPEC_INVALID` or `REQUEST_INVALID` with what is wrong; `VERSION_SKEW` for
+ *   fields that this version does not know
  */
-export function launchSpecFromWire(launchSpec: WireLaunchSpec | undefined): LaunchSpec {
-  if (!launchSpec?.spec) throw new RpcError('REQUEST_INVALID', 'There is no launch spec.');
-  for (const message of [launchSpec, ...launchSpec.disks]) refuseUnknownFields(message);
-  return {
-    spec: parseDomainSpec(launchSpec.spec),
-    cpuModel: launchSpec.cpuModel,
-    cpuFeatures: { ...launchSpec.cpuFeatures },
-    cpuProperties: { ...launchSpec.cpuProperties },
-    pciSlots: { ...launchSpec.pciSlots },
-    kernelSha256: launchSpec.kernelSha256,
-    qemuVersion: launchSpec.qemuVersion,
-    disks: launchSpec.disks.map((disk) => ({
+export function launchSpecFromWire(wire: WireLaunchSpec | undefined): LaunchSpec {
+  if (!wire?.spec) throw new RpcError('REQUEST_INVALID', 'There is no launch spec.');
+  // Before anything else: of long lists nothing is worth being looked at.
+  refuse([
+    ...tooMany('disks', Math.max(wire.disks.length, wire.spec.disks.length), LAUNCH_LIMITS.disks),
+    ...tooMany('nics', wire.spec.nics.length, LAUNCH_LIMITS.nics),
+  ]);
+  for (const message of [wire, ...wire.disks]) refuseUnknownFields(message);
+  const spec = parseDomainSpec(wire.spec);
+  const data = {
+    cpuModel: wire.cpuModel,
+    cpuFeatures: { ...wire.cpuFeatures },
+    cpuProperties: { ...wire.cpuProperties },
+    pciSlots: { ...wire.pciSlots },
+    kernelSha256: wire.kernelSha256,
+    qemuVersion: wire.qemuVersion,
+    disks: wire.disks.map((disk) => ({
       diskId: disk.diskId,
       sizeBytes: disk.sizeBytes,
       allocatedBytes: disk.allocatedBytes,
@@ -61,6 +77,14 @@ export function launchSpecFromWire(launchSpec: WireLaunchSpec | undefined): Laun
       imageSha256: disk.imageSha256,
     })),
   };
+  refuse(checkLaunchData(data));
+  return { spec, ...data };
+}
+
+function refuse(violations: readonly Violation[]): void {
+  if (violations.length === 0) return;
+  const told = violations.map(({ message }) => message).join('; ');
+  throw new RpcError('REQUEST_INVALID', `The launch spec is wrong: ${told}.`, { violations });
 }
 
 /** Where the disks are to be mirrored to. */
@@ -74,8 +98,24 @@ export function diskServerToWire(server: DiskServerAddress): ExportDisksResponse
   };
 }
 
-/** The other way. */
+/**
+ * The source's QEMU is about to connect there: a peer is trusted to say nothing but an address.
+ *
+ * @throws RpcError `REQUEST_INVALID`
+ */
 export function diskServerFromWire(server: ExportDisksResponse): DiskServerAddress {
+  refuse(tooMany('exports', server.exports.length, LAUNCH_LIMITS.disks));
+  const sound =
+    ADDRESS.test(server.address) &&
+    // Without disks to mirror there is no server.
+    server.port >= Math.min(1, server.exports.length) &&
+    server.port <= 65_535 &&
+    PSK_IDENTITY.test(server.pskIdentity) &&
+    server.psk.length === PSK_BYTES &&
+    server.exports.every((one) => NAME.test(one.diskId) && NAME.test(one.exportName));
+  if (!sound) {
+    throw new RpcError('REQUEST_INVALID', 'The peer answered with no sound place for the disks.');
+  }
   return {
     address: server.address,
     port: server.port,
@@ -100,7 +140,10 @@ function refuseUnknownFields(message: {
 }): void {
   const tags = Object.keys(message._unknownFields ?? {});
   if (tags.length === 0) return;
-  const fields = tags.map((tag) => Number(tag) >>> 3).join(', ');
+  const fields = tags
+    .slice(0, UNKNOWN_LIMIT)
+    .map((tag) => Number(tag) >>> 3)
+    .join(', ');
   throw new RpcError(
     'VERSION_SKEW',
     `The launch spec has fields that this version does not know: ${fields}.`,

@@ -15,9 +15,16 @@ import type { Downtime } from '../migration/downtime.js';
 import type { Failure } from '../migration/errors.js';
 import type { DiskProgress, Migration, MigrationRequest, Summary } from '../migration/migration.js';
 import { PHASES, type Phase } from '../migration/phase.js';
+import { plainText } from '../util/plain-text.js';
 import type { Side } from '../util/reasoned-error.js';
 import { knownReason } from './error-status.js';
 import { uint32, uint64 } from './whole-number.js';
+
+/** The most that is kept of what a peer says of a failure: characters, and facts. */
+const MESSAGE_LIMIT = 1500;
+const VALUE_LIMIT = 300;
+const NAME_LIMIT = 64;
+const FACTS_LIMIT = 32;
 
 const WIRE_PHASE: Readonly<Record<Phase, Migration_Phase>> = {
   prepare: Migration_Phase.PREPARE,
@@ -84,17 +91,25 @@ export function failureToWire(failure: Failure): WireFailure {
   };
 }
 
-/** A reason that only a newer peer knows becomes `INTERNAL`, with its name in the message. */
+/**
+ * A reason that only a newer peer knows becomes `INTERNAL`, with its name in the message. What a
+ * peer says is kept and shown to people: it is cut, and it is text.
+ */
 export function failureFromWire(failure: WireFailure): Failure {
   const reason = knownReason(failure.reason);
+  const message = plainText(failure.message, MESSAGE_LIMIT);
+  const facts = Object.entries(failure.metadata).slice(0, FACTS_LIMIT);
   return {
     reason,
-    message: reason === failure.reason ? failure.message : `${failure.message} (${failure.reason})`,
+    message:
+      reason === failure.reason ? message : `${message} (${plainText(failure.reason, NAME_LIMIT)})`,
     side: sideFromWire(failure.side),
     phase: isPhase(failure.phase) ? failure.phase : undefined,
-    hint: failure.hint,
+    hint: plainText(failure.hint, VALUE_LIMIT),
     retryable: failure.retryable,
-    metadata: { ...failure.metadata },
+    metadata: Object.fromEntries(
+      facts.map(([name, value]) => [plainText(name, NAME_LIMIT), plainText(value, VALUE_LIMIT)]),
+    ),
   };
 }
 

@@ -14,9 +14,15 @@ import {
 import type { Certainty, Claim, ClaimedMigration } from '../migration/ownership-claim.js';
 import type { Ownership, Statement } from '../migration/ownership-verdict.js';
 import type { Resolution, ResolveRequest } from '../migration/resolving.js';
+import { plainText } from '../util/plain-text.js';
 import { failureFromWire, failureToWire, migrationToWire } from './convert-migration.js';
 import { RpcError } from './errors.js';
 import { uint64 } from './whole-number.js';
+
+/** The most that is taken of what a host says: characters, and statements. */
+const NAME_LIMIT = 128;
+const EXPLANATION_LIMIT = 1500;
+const STATEMENTS_LIMIT = 64;
 
 type DomainState = NonNullable<Claim['state']>;
 
@@ -42,8 +48,8 @@ export function ownershipToWire(ownership: Ownership): WireOwnership {
 /** What hosts said, as another agent tells it. */
 export function statementsFromWire(wire: WireOwnership | undefined): Statement[] {
   if (!wire) throw new RpcError('VERSION_SKEW', 'The peer answered without an ownership.');
-  return wire.statements.map((statement) => ({
-    host: statement.host,
+  return wire.statements.slice(0, STATEMENTS_LIMIT).map((statement) => ({
+    host: plainText(statement.host, NAME_LIMIT),
     saidTime: statement.saidTime ?? new Date(0),
     claim: claimFromWire(statement, wire),
     problem: statement.problem && failureFromWire(statement.problem),
@@ -75,24 +81,24 @@ function statementToWire({ host, saidTime, claim, problem }: Statement): WireSta
 function claimFromWire(wire: WireStatement, about: WireOwnership): Claim | undefined {
   if (!wire.answered || !wire.known) return undefined;
   return {
-    domainUuid: about.domainUuid,
-    domainName: about.domainName,
+    domainUuid: plainText(about.domainUuid, NAME_LIMIT),
+    domainName: plainText(about.domainName, NAME_LIMIT),
     certainty: certaintyFromWire(wire.certainty),
-    ownerHost: wire.ownerHost === '' ? undefined : wire.ownerHost,
+    ownerHost: wire.ownerHost === '' ? undefined : plainText(wire.ownerHost, NAME_LIMIT),
     rank: { epoch: wire.epoch, generation: wire.generation },
     state: STATES.find((state) => Domain_State[state] === wire.state),
     migration: migrationFromWire(wire),
-    explanation: wire.explanation,
+    explanation: plainText(wire.explanation, EXPLANATION_LIMIT),
   };
 }
 
 function migrationFromWire(wire: WireStatement): ClaimedMigration | undefined {
   if (wire.migrationId === '') return undefined;
   return {
-    migrationId: wire.migrationId,
+    migrationId: plainText(wire.migrationId, NAME_LIMIT),
     side: wire.side === Failure_Side.SOURCE ? 'source' : 'destination',
-    peerHost: wire.peerHost,
-    record: wire.record,
+    peerHost: plainText(wire.peerHost, NAME_LIMIT),
+    record: plainText(wire.record, NAME_LIMIT),
     recordTime: wire.recordTime ?? new Date(0),
   };
 }

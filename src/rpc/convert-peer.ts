@@ -15,6 +15,11 @@ import { PROTOCOL_VERSION } from './ports.js';
 import { uint32, uint64 } from './whole-number.js';
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** Ids of journals are kept and compared, never read. */
+const JOURNAL_ID = /^[A-Za-z0-9-]{0,64}$/;
+const TICKET = /^[A-Za-z0-9_-]{1,128}$/;
+/** Of epochs and generations: each grows by one with something that people do. */
+const RANK_LIMIT = 2 ** 48;
 
 /** What every request begins with. */
 export function headerToWire(header: PeerHeader): WirePeerHeader {
@@ -52,6 +57,10 @@ export function headerFromWire(header: WirePeerHeader | undefined): PeerHeader {
     ...(header.attempt >= 1 ? [] : ['attempt']),
     ...(header.sourceHost ? [] : ['source_host']),
     ...(header.destinationHost ? [] : ['destination_host']),
+    ...(JOURNAL_ID.test(header.sourceJournalId) ? [] : ['source_journal_id']),
+    ...(JOURNAL_ID.test(header.destinationJournalId) ? [] : ['destination_journal_id']),
+    ...(header.epoch <= RANK_LIMIT ? [] : ['epoch']),
+    ...(header.generation <= RANK_LIMIT ? [] : ['generation']),
   ];
   if (wrong.length > 0) {
     throw new RpcError('REQUEST_INVALID', `The header has a wrong ${wrong.join(', ')}.`);
@@ -89,7 +98,7 @@ export function peerStateFromWire(state: WirePeerState | undefined): PeerState {
   return {
     record: recordFromWire(state.record),
     rank: { epoch: state.epoch, generation: state.generation },
-    journalId: state.journalId,
+    journalId: journalIdFromWire(state.journalId),
     failure: state.failure && failureFromWire(state.failure),
   };
 }
@@ -129,7 +138,28 @@ export function voteToWire(vote: Vote): AwaitLoadedResponse {
 
 /** The other way. */
 export function voteFromWire(vote: AwaitLoadedResponse): Vote {
-  return { journalId: vote.journalId, allocatedBytes: { ...vote.allocatedBytes } };
+  const journalId = journalIdFromWire(vote.journalId);
+  return { journalId, allocatedBytes: { ...vote.allocatedBytes } };
+}
+
+/**
+ * By which journal the peer knows a migration; empty where it has none.
+ *
+ * @throws RpcError `REQUEST_INVALID` for anything that is no id: it would be kept
+ */
+export function journalIdFromWire(journalId: string): string {
+  if (JOURNAL_ID.test(journalId)) return journalId;
+  throw new RpcError('REQUEST_INVALID', "The peer names a journal by what is no journal's id.");
+}
+
+/**
+ * What opens a stream of RAM.
+ *
+ * @throws RpcError `REQUEST_INVALID`
+ */
+export function ticketFromWire(ticket: string): string {
+  if (TICKET.test(ticket)) return ticket;
+  throw new RpcError('REQUEST_INVALID', 'The peer answered with what is no ticket.');
 }
 
 function recordFromWire(record: PeerState_Record): HandoverRecord | 'NONE' {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
 import { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
 import { RpcError } from './errors.js';
-import { type Identity, readIdentity } from './identity.js';
+import { type Identity, readIdentity, TLS_NAME } from './identity.js';
 
 /** Paths of PEM files. */
 export interface TlsFiles {
@@ -20,11 +20,15 @@ export interface TlsMaterial {
   readonly identity: Identity;
 }
 
-/**
- * The DNS name that every agent's certificate carries, because TLS checks one before we check the
- * URI.
- */
-export const TLS_NAME = 'drover';
+/** What stands in them now, for whoever keeps on making connections. */
+export interface CurrentTls {
+  readonly material: TlsMaterial;
+  /** Tells of what stands in them from then on; the answer ends that. */
+  onChange(listener: (material: TlsMaterial) => void): () => void;
+}
+
+/** Where connections take certificates from: read for each one, or kept. */
+export type TlsSource = TlsFiles | CurrentTls;
 
 /** Whom the other end of a connection must be. */
 export interface ExpectedAgent {
@@ -36,9 +40,19 @@ export interface ExpectedAgent {
 const MIN_VERSION = 'TLSv1.3';
 
 /**
- * Reads certificate, key and CA. Call it for every new connection, so that renewed files are used.
+ * What a new connection shall use.
  *
- * @throws RpcError `CONFIG_INVALID`, naming the file
+ * @throws RpcError as `readTlsFiles`
+ */
+export function materialNow(tls: TlsSource): TlsMaterial {
+  return 'material' in tls ? tls.material : readTlsFiles(tls);
+}
+
+/**
+ * Reads certificate, key and CA.
+ *
+ * @throws RpcError `CONFIG_INVALID`, naming the file; `PERMISSION_DENIED` for a certificate that
+ *   names nobody
  */
 export function readTlsFiles(files: TlsFiles): TlsMaterial {
   const material = {
@@ -46,6 +60,8 @@ export function readTlsFiles(files: TlsFiles): TlsMaterial {
     key: readPem('key', files.key),
     ca: readPem('CA', files.ca),
   };
+  assertWhole('certificate', files.certificate, material.certificate);
+  assertWhole('CA', files.ca, material.ca);
   try {
     createSecureContext(contextOptions(material));
   } catch (error) {
@@ -59,7 +75,7 @@ export function readTlsFiles(files: TlsFiles): TlsMaterial {
 }
 
 /** Credentials of a server that takes only callers with a certificate of the CA. */
-export function serverCredentials(material: TlsMaterial): ServerCredentials {
+export function serverCredentials(material: TlsMaterial): MutualTlsCredentials {
   return new MutualTlsCredentials(material);
 }
 
@@ -70,6 +86,8 @@ export function channelCredentials(
 ): ChannelCredentials {
   return ChannelCredentials.createFromSecureContext(createSecureContext(contextOptions(material)), {
     checkServerIdentity: checkAgent(expected),
+    // An environment variable of Node's would take anybody otherwise.
+    rejectUnauthorized: true,
   });
 }
 
@@ -121,12 +139,17 @@ function checkIdentity(identity: Identity, expected: ExpectedAgent): RpcError | 
 }
 
 /** grpc-js has no setting for the lowest version of TLS, but takes credentials that have one. */
-class MutualTlsCredentials extends ServerCredentials {
+export class MutualTlsCredentials extends ServerCredentials {
   constructor(material: TlsMaterial) {
     super(
       { requestCert: true, rejectUnauthorized: true, minVersion: MIN_VERSION },
       contextOptions(material),
     );
+  }
+
+  /** Uses other files from now on; connections that stand go on. */
+  use(material: TlsMaterial): void {
+    this.updateSecureContextOptions(contextOptions(material));
   }
 
   override _equals(other: ServerCredentials): boolean {
@@ -146,6 +169,18 @@ function readPem(what: string, path: string): Buffer {
       },
     );
   }
+}
+
+/** OpenSSL takes what it can read of a file that is cut off, and forgets whom it shall trust. */
+function assertWhole(what: string, path: string, pem: Buffer): void {
+  const text = pem.toString('latin1');
+  const count = (pattern: RegExp) => text.match(pattern)?.length ?? 0;
+  const whole = count(/-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g);
+  const begun = count(/-----BEGIN CERTIFICATE-----/g);
+  if (whole > 0 && whole === begun && count(/-----BEGIN /g) === count(/-----END [A-Z ]+-----/g)) {
+    return;
+  }
+  throw new RpcError('CONFIG_INVALID', `The ${what} file ${path} holds no whole certificates.`);
 }
 
 function rejected(message: string, cause?: unknown): RpcError {

@@ -1,5 +1,7 @@
+import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { ClientError, type ServerError, Status } from 'nice-grpc-common';
 import {
+  Any,
   type ErrorDetails,
   ErrorInfo,
   PreconditionFailure,
@@ -8,6 +10,7 @@ import {
   RichServerError,
 } from 'nice-grpc-error-details';
 import { asReasoned } from '../migration/errors.js';
+import { plainText } from '../util/plain-text.js';
 import type { Facts, ReasonedError, Side, Violation } from '../util/reasoned-error.js';
 import { REASONS, type Reason } from '../util/reasons.js';
 import { RpcError } from './errors.js';
@@ -29,6 +32,8 @@ const RETRY_AFTER_SECONDS = 1;
 const MESSAGE_LIMIT = 1500;
 const VALUE_LIMIT = 300;
 const VIOLATIONS_LIMIT = 16;
+const FACTS_LIMIT = 32;
+const KEY_LIMIT = 64;
 
 /** Facts that every ErrorInfo may hold besides the error's own. */
 const SIDE_KEY = 'side';
@@ -43,6 +48,24 @@ export function toServerError(error: unknown): ServerError {
     cut(reasoned.message, MESSAGE_LIMIT),
     details(reasoned),
   );
+}
+
+/**
+ * The same where no middleware of ours writes it: code, text, and the bytes of the trailer
+ * `grpc-status-details-bin`.
+ */
+export function toPlainStatus(error: ReasonedError) {
+  const code = Status[REASONS[error.reason].status as keyof typeof Status];
+  const text = cut(error.message, MESSAGE_LIMIT);
+  // A google.rpc.Status.
+  const writer = new BinaryWriter().uint32(8).int32(code).uint32(18).string(text);
+  const [info] = details(error);
+  if (info?.$type === ErrorInfo.$type) {
+    const typeUrl = `type.googleapis.com/${ErrorInfo.$type}`;
+    const any = Any.fromPartial({ typeUrl, value: ErrorInfo.encode(info).finish() });
+    writer.uint32(26).bytes(Any.encode(any).finish());
+  }
+  return { code: code as number, details: text, detailsBin: writer.finish() };
 }
 
 /** What it means to a caller that gRPC got no answer. */
@@ -64,10 +87,11 @@ export function toReasonedError(error: ClientError, noAnswer: NoAnswer): Reasone
   const info = extra.find((detail) => detail.$type === ErrorInfo.$type);
   if (info?.domain === ERROR_DOMAIN) return fromErrorInfo(error, info, extra);
   const method = error.path.slice(error.path.lastIndexOf('/') + 1);
+  const said = plainText(error.details, MESSAGE_LIMIT);
   const message =
     error.code === Status.DEADLINE_EXCEEDED
       ? `${noAnswer.agent} did not answer ${method} in time.`
-      : `${noAnswer.agent} failed ${method}: ${error.details} (${Status[error.code]}).`;
+      : `${noAnswer.agent} failed ${method}: ${said} (${Status[error.code]}).`;
   return new RpcError(reasonOfCode(error.code, noAnswer), capital(message), { cause: error });
 }
 
@@ -112,13 +136,18 @@ function fromErrorInfo(
   info: ErrorInfo,
   extra: readonly ErrorDetails[],
 ): ReasonedError {
-  const { [SIDE_KEY]: side, [HINT_KEY]: hint, ...facts } = info.metadata;
+  const said = Object.entries(info.metadata).slice(0, FACTS_LIMIT);
+  const metadata = Object.fromEntries(
+    said.map(([key, value]) => [plainText(key, KEY_LIMIT), plainText(value, VALUE_LIMIT)]),
+  );
+  const { [SIDE_KEY]: side, [HINT_KEY]: hint, ...facts } = metadata;
+  const message = plainText(error.details, MESSAGE_LIMIT);
   const violations = extra
     .filter((detail) => detail.$type === PreconditionFailure.$type)
     .flatMap((failure) => failure.violations);
   return new RpcError(
     knownReason(info.reason),
-    isReason(info.reason) ? error.details : `${error.details} (${info.reason})`,
+    isReason(info.reason) ? message : `${message} (${plainText(info.reason, KEY_LIMIT)})`,
     {
       cause: error,
       facts: facts satisfies Facts,
@@ -126,8 +155,8 @@ function fromErrorInfo(
       ...(hint === undefined ? {} : { hint }),
       violations: violations.map(({ type, subject, description }) => ({
         reason: knownReason(type),
-        subject,
-        message: description,
+        subject: plainText(subject, VALUE_LIMIT),
+        message: plainText(description, VALUE_LIMIT),
       })),
     },
   );
@@ -156,6 +185,9 @@ function reasonOfCode(code: Status, noAnswer: NoAnswer): Reason {
       return 'PERMISSION_DENIED';
     case Status.UNAUTHENTICATED:
       return 'TLS_PEER_REJECTED';
+    // A message that is too large, for example.
+    case Status.RESOURCE_EXHAUSTED:
+      return 'LIMIT_REACHED';
     default:
       return 'INTERNAL';
   }

@@ -1,4 +1,5 @@
 import type { HostServiceImplementation } from '../gen/drover/v1/host_service.js';
+import { auditPageToWire, auditQueryFromWire } from './convert-audit.js';
 import { hostToWire, peerToWire } from './convert-host.js';
 import type { CallerContext } from './middleware.js';
 import type { HostPort } from './ports.js';
@@ -14,6 +15,11 @@ export function hostService(
     },
     async listPeers() {
       return { peers: (await host.peers()).map(peerToWire) };
+    },
+    async listAuditEvents(request) {
+      const { query, limit } = auditQueryFromWire(request);
+      // One more shows whether there is another page.
+      return auditPageToWire(host.auditEvents(query, limit + 1), limit);
     },
   };
 }

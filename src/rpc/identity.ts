@@ -6,8 +6,11 @@ import { RpcError } from './errors.js';
  * Everything else in a certificate is for the CA and for TLS.
  */
 
+/** What certificates are for. */
+export const ROLES = ['host', 'scheduler', 'operator', 'observer'] as const;
+
 /** What a certificate is for. */
-export type Role = 'host' | 'operator';
+export type Role = (typeof ROLES)[number];
 
 /** Whom a call comes from. Callers on the unix socket are the operator `local`. */
 export interface Caller {
@@ -20,11 +23,21 @@ export interface Identity extends Caller {
   readonly trustDomain: string;
 }
 
+/**
+ * The DNS name that every agent's certificate carries, because TLS checks one before we check the
+ * URI.
+ */
+export const TLS_NAME = 'drover';
+
 /** The caller on the unix socket: whoever may open it may do what an operator may. */
 export const LOCAL_CALLER: Caller = { role: 'operator', name: 'local' };
 
-const IDENTITY =
-  /^spiffe:\/\/([a-z0-9._-]{1,255})\/(host|operator)\/([A-Za-z0-9][A-Za-z0-9._-]{0,62})$/;
+/** How much of a name that is none of ours is shown, in characters. */
+const SHOWN = 200;
+
+const IDENTITY = new RegExp(
+  `^spiffe://([a-z0-9._-]{1,255})/(${ROLES.join('|')})/([A-Za-z0-9][A-Za-z0-9._-]{0,62})$`,
+);
 
 /**
  * Reads the identity in a certificate.
@@ -42,12 +55,18 @@ export function readIdentity(certificate: Uint8Array): Identity {
         : `The certificate has ${uris.length} URIs as alternative names; it must have exactly one.`,
     );
   }
-  const [, trustDomain, role, name] = IDENTITY.exec(uri) ?? [];
-  if (trustDomain === undefined || role === undefined || name === undefined) {
-    throw denied(
-      `The certificate names ${JSON.stringify(uri)}, which is neither host nor operator.`,
-    );
+  const identity = parseIdentity(uri);
+  if (!identity) {
+    const shown = JSON.stringify(uri.slice(0, SHOWN));
+    throw denied(`The certificate names ${shown}, which is none of ${ROLES.join(', ')}.`);
   }
+  return identity;
+}
+
+/** Reads the URI of an identity; undefined where it names nobody. */
+export function parseIdentity(uri: string): Identity | undefined {
+  const [, trustDomain, role, name] = IDENTITY.exec(uri) ?? [];
+  if (trustDomain === undefined || role === undefined || name === undefined) return undefined;
   return { trustDomain, role: role as Role, name };
 }
 
@@ -62,6 +81,18 @@ export function readCaller(certificate: Uint8Array, trustDomain: string): Caller
     throw denied(`The certificate is of ${identity.trustDomain}, this agent is of ${trustDomain}.`);
   }
   return { role: identity.role, name: identity.name };
+}
+
+/**
+ * Makes sure that a certificate's time is not over. TLS has done so when the connection was made,
+ * but a connection may stand for longer than its certificate is good.
+ *
+ * @throws RpcError `PERMISSION_DENIED`
+ */
+export function assertNotExpired(certificate: Uint8Array): void {
+  const { validTo } = parseCertificate(certificate);
+  if (Date.now() <= Date.parse(validTo)) return;
+  throw denied(`The certificate has expired (${validTo}). Connect again with a new one.`);
 }
 
 /** Writes an identity as it stands in certificates. */

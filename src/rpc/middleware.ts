@@ -5,8 +5,9 @@ import { ReasonedError } from '../util/reasoned-error.js';
 import { authorize } from './authorization.js';
 import { toServerError } from './error-status.js';
 import { RpcError } from './errors.js';
-import { type Caller, LOCAL_CALLER, readCaller } from './identity.js';
+import { assertNotExpired, type Caller, LOCAL_CALLER, readCaller } from './identity.js';
 import { CERTIFICATE_KEY } from './interceptors.js';
+import { HANDOVER_PATHS } from './ram-codec.js';
 
 /*
  * What every call passes through, outermost first: errors become statuses, the caller is
@@ -157,6 +158,9 @@ function callerOf(context: CallContext, method: string, trustDomain: string, log
   const certificate = context.metadata.get(CERTIFICATE_KEY);
   try {
     if (!certificate) throw new RpcError('PERMISSION_DENIED', 'The caller has no certificate.');
+    // What ends a handover is not cut off: both hosts have begun it with certificates that were
+    // good.
+    if (!HANDOVER_PATHS.has(method)) assertNotExpired(certificate as Uint8Array);
     return readCaller(certificate as Uint8Array, trustDomain);
   } catch (error) {
     log.warn({ method, peer: context.peer, err: error }, 'caller refused');

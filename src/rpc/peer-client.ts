@@ -18,15 +18,17 @@ import { diskServerFromWire, launchSpecToWire } from './convert-launch-spec.js';
 import {
   commitOutcomeFromWire,
   headerToWire,
+  journalIdFromWire,
   peerStateFromWire,
   peerStateToWire,
+  ticketFromWire,
   voteFromWire,
 } from './convert-peer.js';
-import type { TlsFiles } from './credentials.js';
+import type { TlsMaterial, TlsSource } from './credentials.js';
 import { RpcError } from './errors.js';
 import { peerDefinition } from './ram-codec.js';
 import { RamStream } from './ram-stream.js';
-import { RAM_CHANNEL_OPTIONS } from './settings.js';
+import { PEER_CHANNEL_OPTIONS, RAM_CHANNEL_OPTIONS } from './settings.js';
 
 /** The longest that each call may take, in milliseconds. */
 const DEADLINES_MS = {
@@ -43,18 +45,27 @@ const DEADLINES_MS = {
 
 const OPEN_RAM_LIMIT_MS = 30_000;
 
+/** The connection that calls share. */
+interface Current {
+  readonly connection: Connection;
+  readonly client: PeerServiceClient;
+  /** What it was made with, where that is kept; undefined where files are read each time. */
+  readonly material: TlsMaterial | undefined;
+}
+
 type Ask = { readonly header: WirePeerHeader };
 
 /**
  * PeerService of one other agent. All calls share one connection, which is made anew, with the
- * certificate files as they are then, after it has failed. RAM travels on connections of its own.
+ * certificates as they are then, after it has failed, and for the next call after they have
+ * changed. RAM travels on connections of its own.
  */
 export class PeerClient implements PeerCalls {
   readonly #target: Extract<AgentTarget, { host: string | undefined }>;
   readonly #host: string;
-  #current: { readonly connection: Connection; readonly client: PeerServiceClient } | undefined;
+  #current: Current | undefined;
 
-  constructor(peer: PeerAddress, tls: TlsFiles) {
+  constructor(peer: PeerAddress, tls: TlsSource) {
     this.#host = peer.name;
     this.#target = {
       address: peer.address,
@@ -71,7 +82,7 @@ export class PeerClient implements PeerCalls {
   ): Promise<Prepared> {
     const request = { ...ask(header), launchSpec: launchSpecToWire(launchSpec) };
     const { journalId, features } = await this.#client().prepare(request, { signal });
-    return { journalId, features };
+    return { journalId: journalIdFromWire(journalId), features };
   }
 
   async exportDisks(header: PeerHeader, { signal }: WaitOptions): Promise<DiskServerAddress> {
@@ -83,7 +94,7 @@ export class PeerClient implements PeerCalls {
     { signal }: WaitOptions,
   ): Promise<{ readonly ticket: string }> {
     const { ticket } = await this.#client().acceptRam(ask(header), { signal });
-    return { ticket };
+    return { ticket: ticketFromWire(ticket) };
   }
 
   async awaitLoaded(header: PeerHeader, { signal }: WaitOptions): Promise<Vote> {
@@ -154,13 +165,17 @@ export class PeerClient implements PeerCalls {
   }
 
   #client(): PeerServiceClient {
+    const { tls } = this.#target;
+    const material = 'material' in tls ? tls.material : undefined;
+    // One that was made with other certificates would be made again with them after a failure.
+    if (this.#current?.material !== material) this.close();
     if (this.#current) return this.#current.client;
     const forget = () => {
       if (this.#current?.connection === connection) this.close();
     };
-    const connection = new Connection(this.#target, {}, forget);
+    const connection = new Connection(this.#target, PEER_CHANNEL_OPTIONS, forget);
     const client = connection.client(peerDefinition, DEADLINES_MS);
-    this.#current = { connection, client };
+    this.#current = { connection, client, material };
     return client;
   }
 

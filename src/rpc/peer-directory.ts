@@ -7,8 +7,9 @@ import type { PeerCalls, PeerDirectory } from '../migration/peer.js';
 import type { Question } from '../migration/who-runs.js';
 import { Connection } from './connection.js';
 import { statementsFromWire } from './convert-ownership.js';
-import type { TlsFiles } from './credentials.js';
+import type { TlsSource } from './credentials.js';
 import { PeerClient } from './peer-client.js';
+import { PEER_CHANNEL_OPTIONS } from './settings.js';
 
 const ASK_LIMIT_MS = 3_000;
 
@@ -17,10 +18,10 @@ const ASK_LIMIT_MS = 3_000;
  */
 export class PeerClients implements PeerDirectory, Disposable {
   readonly #peers: Peers;
-  readonly #tls: TlsFiles;
+  readonly #tls: TlsSource;
   readonly #clients = new Map<string, PeerClient>();
 
-  constructor(peers: Peers, tls: TlsFiles) {
+  constructor(peers: Peers, tls: TlsSource) {
     this.#peers = peers;
     this.#tls = tls;
   }
@@ -85,6 +86,7 @@ export class PeerClients implements PeerDirectory, Disposable {
 
   #connect({ address, name }: PeerAddress): Connection {
     const unreachable = 'PEER_UNREACHABLE';
-    return new Connection({ address, host: name, tls: this.#tls, unreachable });
+    const target = { address, host: name, tls: this.#tls, unreachable } as const;
+    return new Connection(target, PEER_CHANNEL_OPTIONS);
   }
 }

@@ -4,12 +4,15 @@ import type { MigrationManager } from '../migration/migration.js';
 import type { PeerHandler } from '../migration/peer.js';
 import type { ResolvePort } from '../migration/resolving.js';
 import type { OwnershipPort } from '../migration/who-runs.js';
+import type { AuditReader } from '../util/audit.js';
 
 /** What HostService asks of the agent. */
 export interface HostPort {
   facts(): Promise<HostFacts>;
   /** Every peer by name, each asked just now. */
   peers(): Promise<readonly PeerFacts[]>;
+  /** What is on record. */
+  readonly auditEvents: AuditReader['list'];
 }
 
 /** What the four services are in front of. */

@@ -2,14 +2,9 @@ import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { parseAddress } from '../util/address.js';
 import type { Reason } from '../util/reasons.js';
-import {
-  checkAgent,
-  contextOptions,
-  type ExpectedAgent,
-  TLS_NAME,
-  type TlsMaterial,
-} from './credentials.js';
+import { checkAgent, contextOptions, type ExpectedAgent, type TlsMaterial } from './credentials.js';
 import { RpcError } from './errors.js';
+import { TLS_NAME } from './identity.js';
 
 /*
  * gRPC says no more of a connection that failed than a sentence. This asks again by itself, because
@@ -77,6 +72,7 @@ function handshake(socket: Socket, { expected, material }: DialledAgent): TLSSoc
     servername: TLS_NAME,
     ALPNProtocols: ['h2'],
     checkServerIdentity: checkAgent(expected),
+    rejectUnauthorized: true,
     ...contextOptions(material),
   });
 }

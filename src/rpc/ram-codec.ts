@@ -1,5 +1,6 @@
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import { PeerServiceDefinition } from '../gen/drover/v1/peer_service.js';
+import { strictPrepareRequest } from './prepare-codec.js';
 
 /*
  * The messages of StreamRam, encoded by hand. The generated code copies every chunk four times more
@@ -30,6 +31,7 @@ export const peerDefinition = {
   ...PeerServiceDefinition,
   methods: {
     ...PeerServiceDefinition.methods,
+    prepare: { ...PeerServiceDefinition.methods.prepare, requestType: strictPrepareRequest },
     streamRam: {
       ...PeerServiceDefinition.methods.streamRam,
       requestType: messageType(REQUEST),
@@ -43,6 +45,13 @@ const { fullName, methods } = peerDefinition;
 /** The paths of the two calls that servers treat differently from others. */
 export const STREAM_RAM_PATH = `/${fullName}/${methods.streamRam.name}`;
 export const AWAIT_LOADED_PATH = `/${fullName}/${methods.awaitLoaded.name}`;
+
+/** Without these no handover comes to its end. */
+export const HANDOVER_PATHS: ReadonlySet<string> = new Set(
+  [methods.commit, methods.revoke, methods.abort, methods.queryMigration, methods.sourceGone].map(
+    ({ name }) => `/${fullName}/${name}`,
+  ),
+);
 
 function messageType(fields: Fields) {
   return {

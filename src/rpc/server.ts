@@ -1,5 +1,3 @@
-import { chmod, lstat, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { ServerCredentials } from '@grpc/grpc-js';
 import { createServer, type Server } from 'nice-grpc';
 import type { ServerMiddleware } from 'nice-grpc-common';
@@ -9,12 +7,23 @@ import { ServerReflectionService } from 'nice-grpc-server-reflection';
 import { DomainServiceDefinition } from '../gen/drover/v1/domain_service.js';
 import { HostServiceDefinition } from '../gen/drover/v1/host_service.js';
 import { MigrationServiceDefinition } from '../gen/drover/v1/migration_service.js';
+import { type AuditLog, noAudit } from '../util/audit.js';
 import type { Log } from '../util/log.js';
-import { readTlsFiles, serverCredentials, type TlsFiles } from './credentials.js';
+import { auditCalls } from './audit.js';
+import { limitCalls } from './call-limits.js';
+import {
+  type MutualTlsCredentials,
+  materialNow,
+  serverCredentials,
+  type TlsSource,
+} from './credentials.js';
 import { domainService } from './domain-service.js';
+import { DoorGuard } from './door-guard.js';
 import { RpcError } from './errors.js';
 import { hostService } from './host-service.js';
 import { passCertificate, widenWindow } from './interceptors.js';
+import { type ConnectionLimits, DEFAULT_CONNECTION_LIMITS } from './limits.js';
+import { openLocalDoor } from './local-door.js';
 import {
   answerErrors,
   type CallerContext,
@@ -27,9 +36,9 @@ import {
 import { migrationService } from './migration-service.js';
 import { peerService } from './peer-service.js';
 import type { RpcPorts } from './ports.js';
-import { AWAIT_LOADED_PATH, peerDefinition, STREAM_RAM_PATH } from './ram-codec.js';
+import { AWAIT_LOADED_PATH, HANDOVER_PATHS, peerDefinition, STREAM_RAM_PATH } from './ram-codec.js';
 import { reflection } from './reflection.js';
-import { RAM_WINDOW_BYTES, SERVER_OPTIONS } from './settings.js';
+import { RAM_WINDOW_BYTES, serverOptions } from './settings.js';
 
 /** What an agent serves, and where. */
 export interface RpcServerSettings {
@@ -37,10 +46,14 @@ export interface RpcServerSettings {
   readonly address: string;
   /** Of the unix socket for callers on this host; at most 107 bytes. Undefined serves none. */
   readonly socketPath: string | undefined;
-  readonly tls: TlsFiles;
+  /** Where it is kept, new connections use what is new. */
+  readonly tls: TlsSource;
   readonly agentVersion: string;
   readonly ports: RpcPorts;
   readonly log: Log;
+  /** Where calls are recorded; none by default. */
+  readonly audit?: AuditLog;
+  readonly limits?: ConnectionLimits;
 }
 
 /** Both doors of an agent, open. */
@@ -62,8 +75,9 @@ export interface RpcServer {
  * @throws RpcError `CONFIG_INVALID` where certificates cannot be used or a place to listen is taken
  */
 export async function startRpcServer(settings: RpcServerSettings): Promise<RpcServer> {
-  const { log } = settings;
-  const material = readTlsFiles(settings.tls);
+  const { log, tls } = settings;
+  const material = materialNow(tls);
+  const credentials = serverCredentials(material);
   const health = HealthState();
   const terminator = new Terminator(
     ({ path, responseStream }) =>
@@ -73,13 +87,21 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
     serve(settings, identify, terminator, health);
 
   const network = open(identifyByCertificate(material.identity.trustDomain, log));
-  const port = await listen(network, settings.address, serverCredentials(material));
+  const port = await listen(network, settings.address, credentials);
+  const unfollow = keepUp(credentials, tls);
   const doors = [network];
+  let leaveSocket = async () => {};
+  const { audit = noAudit, limits = DEFAULT_CONNECTION_LIMITS } = settings;
+  const guard = new DoorGuard({ address: settings.address, port, limits, audit });
   if (settings.socketPath !== undefined) {
     const local = open(identifyAsLocal);
     try {
-      await listenOnSocket(local, settings.socketPath);
+      const at = (address: string) => listen(local, address, ServerCredentials.createInsecure());
+      leaveSocket = await openLocalDoor(settings.socketPath, at);
     } catch (error) {
+      local.forceShutdown();
+      unfollow?.();
+      guard.close();
       network.forceShutdown();
       throw error;
     }
@@ -90,11 +112,22 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
     health,
     async shutdown(limitMs) {
       health.setStatus('unhealthy');
+      unfollow?.();
       terminator.terminate();
       await Promise.all(doors.map((door) => close(door, limitMs)));
+      await leaveSocket();
+      guard.close();
       log.debug({}, 'server closed');
     },
   };
+}
+
+/** Lets a door use what is new for new connections, until the answer is called. */
+function keepUp(credentials: MutualTlsCredentials, tls: TlsSource): (() => void) | undefined {
+  if (!('material' in tls)) return undefined;
+  // It may have changed while the door was opened.
+  credentials.use(tls.material);
+  return tls.onChange((material) => credentials.use(material));
 }
 
 /** One server with all services; only how callers are identified differs between the doors. */
@@ -105,13 +138,21 @@ function serve(
   health: HealthState,
 ): Server<CallerContext> {
   const { log, ports, agentVersion } = settings;
+  const { audit = noAudit, limits = DEFAULT_CONNECTION_LIMITS } = settings;
+  const recorded = auditCalls(audit);
   const server = createServer({
-    ...SERVER_OPTIONS,
-    interceptors: [widenWindow(new Set([STREAM_RAM_PATH]), RAM_WINDOW_BYTES, log), passCertificate],
+    ...serverOptions(limits),
+    interceptors: [
+      widenWindow(new Set([STREAM_RAM_PATH]), RAM_WINDOW_BYTES, log),
+      limitCalls({ limits, audit, spared: HANDOVER_PATHS }),
+      passCertificate,
+    ],
   })
     .use(errorDetailsServerMiddleware)
     .use(answerErrors)
+    .use(recorded.strangers)
     .use(identify)
+    .use(recorded.calls)
     .use(logCalls(log))
     .use(checkRole)
     .use(terminator.middleware());
@@ -137,34 +178,6 @@ async function listen(
       cause: error,
     });
   }
-}
-
-/** A socket that an agent left when it was killed is in the way and is removed; nothing else is. */
-async function listenOnSocket(server: Server<CallerContext>, path: string): Promise<void> {
-  const found = await lstat(path).catch(() => undefined);
-  if (found && !found.isSocket()) {
-    throw new RpcError('CONFIG_INVALID', `${path} is not a socket, so it is left alone.`);
-  }
-  if (await isInUse(path)) {
-    throw new RpcError('CONFIG_INVALID', `Another agent listens on ${path}.`);
-  }
-  await rm(path, { force: true });
-  await listen(server, `unix:${path}`, ServerCredentials.createInsecure());
-  // Until this line the mode is the umask's, which on any usual system lets others read but not
-  // connect.
-  await chmod(path, 0o600);
-}
-
-function isInUse(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ path });
-    const answer = (inUse: boolean) => {
-      socket.destroy();
-      resolve(inUse);
-    };
-    socket.on('connect', () => answer(true));
-    socket.on('error', () => answer(false));
-  });
 }
 
 async function close(server: Server<CallerContext>, limitMs: number): Promise<void> {

@@ -1,5 +1,11 @@
 import type { ChannelOptions } from '@grpc/grpc-js';
-import { TLS_NAME } from './credentials.js';
+import { TLS_NAME } from './identity.js';
+import {
+  type ConnectionLimits,
+  MESSAGE_LIMIT_BYTES,
+  SESSION_MEMORY_MIB,
+  STREAMS_PER_CONNECTION,
+} from './limits.js';
 
 /*
  * The settings of gRPC, for servers and channels side by side because they must fit each other.
@@ -17,15 +23,16 @@ const KEEPALIVE: ChannelOptions = {
   'grpc.keepalive_timeout_ms': 5_000,
 };
 
-/**
- * For servers. RAM comes in pieces of 256 KiB, and nothing else that is sent to an agent is as
- * large.
- */
-export const SERVER_OPTIONS: ChannelOptions = {
-  ...KEEPALIVE,
-  'grpc.max_receive_message_length': 1024 * 1024,
-  'grpc.max_concurrent_streams': 256,
-};
+/** For servers. */
+export function serverOptions({ idleMs }: Pick<ConnectionLimits, 'idleMs'>): ChannelOptions {
+  return {
+    ...KEEPALIVE,
+    'grpc.max_receive_message_length': MESSAGE_LIMIT_BYTES,
+    'grpc.max_concurrent_streams': STREAMS_PER_CONNECTION,
+    'grpc.max_connection_idle_ms': idleMs,
+    'grpc-node.max_session_memory': SESSION_MEMORY_MIB,
+  };
+}
 
 /** For every channel. */
 export const CHANNEL_OPTIONS: ChannelOptions = {
@@ -47,8 +54,14 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
  */
 export const TLS_CHANNEL_OPTIONS: ChannelOptions = { 'grpc.ssl_target_name_override': TLS_NAME };
 
+/** For channels to other agents, which are trusted with no more than callers are. */
+export const PEER_CHANNEL_OPTIONS: ChannelOptions = {
+  'grpc.max_receive_message_length': MESSAGE_LIMIT_BYTES,
+};
+
 /** For the channel of one StreamRam. Retries would keep what was sent until the first answer. */
 export const RAM_CHANNEL_OPTIONS: ChannelOptions = {
+  ...PEER_CHANNEL_OPTIONS,
   'grpc-node.flow_control_window': RAM_WINDOW_BYTES,
   'grpc.enable_retries': 0,
 };

@@ -1,4 +1,5 @@
 import type { DiskSpec, DomainSpec, NicSpec } from './domain-spec.js';
+import { quote } from './fields.js';
 
 /** A rule that a spec breaks, and the field that should change. */
 export interface BrokenRule {
@@ -69,7 +70,8 @@ function* checkDisk(disk: Unchecked<DiskSpec>, index: number): Generator<BrokenR
   }
   if (disk.readOnly === true && disk.format && disk.image) {
     const imageFormat =
-      disk.imageFormat || (String(disk.image).endsWith('.qcow2') ? 'qcow2' : 'raw');
+      disk.imageFormat ||
+      (typeof disk.image === 'string' && disk.image.endsWith('.qcow2') ? 'qcow2' : 'raw');
     if (disk.format !== imageFormat) {
       yield at('format', 'must be the format of the image, which a read-only disk uses in place');
     }
@@ -82,7 +84,8 @@ function* checkIde(machine: unknown, disks: readonly Unchecked<DiskSpec>[]): Gen
     if (disk.bus !== 'ide') continue;
     count += 1;
     const path = ['disks', index, 'bus'];
-    if (!isPcMachine(String(machine))) yield { path, message: 'can be ide only on the machine pc' };
+    if (typeof machine !== 'string' || !isPcMachine(machine))
+      yield { path, message: 'can be ide only on the machine pc' };
     else if (count > IDE_DISK_LIMIT) {
       yield {
         path,
@@ -139,7 +142,7 @@ function* uniqueIds(
 ): Generator<BrokenRule> {
   const seen = new Set<unknown>();
   for (const { id, path } of ids) {
-    if (seen.has(id)) yield { path, message: `must be unique; ${JSON.stringify(id)} is taken` };
+    if (seen.has(id)) yield { path, message: `must be unique; ${quote(id)} is taken` };
     if (typeof id === 'string') seen.add(id);
   }
 }

@@ -3,7 +3,7 @@ import { ReasonedError } from '../util/reasoned-error.js';
 import type { Reason } from '../util/reasons.js';
 import { checkRules } from './domain-rules.js';
 import { choice, flag, optionalText, quote, requiredChoice, text, wholeNumber } from './fields.js';
-import { type SpecViolation, showPath, unknownFields } from './violations.js';
+import { firstViolations, type SpecViolation, showPath, unknownFields } from './violations.js';
 
 const MIB = 1024 ** 2;
 const TIB = 1024 ** 4;
@@ -241,7 +241,7 @@ export function checkDomainSpec(input: unknown): CheckedSpec {
   const unknown = unknownFields(input);
   if (result.success && unknown.length === 0) return { spec: result.data, violations: [] };
   const found = result.success ? [] : result.error.issues.map(toViolation);
-  return { spec: undefined, violations: [...unknown, ...found] as never };
+  return { spec: undefined, violations: firstViolations([...unknown, ...found]) as never };
 }
 
 /**

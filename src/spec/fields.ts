@@ -53,10 +53,18 @@ export const size = () => withUnit(parseSize, 'must be a size such as 256MiB');
 /** A duration with its unit, as people write it in files; the output is milliseconds. */
 export const duration = () => withUnit(parseDuration, 'must be a duration such as 300ms or 5s');
 
+const SHOWN_LIMIT = 60;
+
 /** Shows a value in a message, shortened and without control characters. */
 export function quote(value: unknown): string {
-  const shown = JSON.stringify(value) ?? String(value);
-  return shown.length > 60 ? `${shown.slice(0, 57)}..."` : shown;
+  // What is no plain value may be huge, or have no text at all.
+  if (typeof value === 'object' && value !== null)
+    return Array.isArray(value) ? 'a list' : 'a group';
+  if (typeof value !== 'string') return String(value).slice(0, SHOWN_LIMIT);
+  const shown = JSON.stringify(value.slice(0, SHOWN_LIMIT));
+  return value.length > SHOWN_LIMIT || shown.length > SHOWN_LIMIT
+    ? `${shown.slice(0, SHOWN_LIMIT - 3)}..."`
+    : shown;
 }
 
 function withUnit(parse: (text: string) => number, allowed: string) {

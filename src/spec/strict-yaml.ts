@@ -11,7 +11,15 @@ import {
 import type { z } from 'zod';
 import { ReasonedError, type Violation } from '../util/reasoned-error.js';
 import type { Reason } from '../util/reasons.js';
+import { quote } from './fields.js';
 import { nearest } from './nearest.js';
+
+/** Far more than any file of ours, and little enough to be read at once. */
+const TEXT_LIMIT = 1024 ** 2;
+/** Nobody reads more than so many at once. */
+const VIOLATIONS_LIMIT = 50;
+/** No file of ours has groups as deep. */
+const DEPTH_LIMIT = 20;
 
 /** The way to a value in a file, with keys in camelCase. */
 export type YamlPath = readonly PropertyKey[];
@@ -72,10 +80,15 @@ export function fileError(
   reason: Reason,
   violations: readonly FileViolation[],
 ): ReasonedError {
-  const lines = violations.map(({ message }) => message).join('; ');
-  return new ReasonedError(violations[0]?.reason ?? reason, `${fileName} is wrong: ${lines}.`, {
-    violations,
-  });
+  const told = violations.slice(0, VIOLATIONS_LIMIT);
+  const more = violations.length - told.length;
+  const lines = told.map(({ message }) => message).join('; ');
+  const rest = more > 0 ? `; and ${more} more` : '';
+  return new ReasonedError(
+    violations[0]?.reason ?? reason,
+    `${fileName} is wrong: ${lines}${rest}.`,
+    { violations: told },
+  );
 }
 
 /** Shows a path as it is written in a file: `disks[1].read_only`. */
@@ -89,12 +102,21 @@ export function showYamlPath(path: YamlPath): string {
 
 /** Parses YAML 1.2 into data and lines. Never throws: what is wrong is in the violations. */
 export function readYaml(text: string, reason: Reason): YamlFile {
+  if (text.length > TEXT_LIMIT) {
+    const violations = [violationAt(reason, '', 1, `has more than ${TEXT_LIMIT} characters`)];
+    return { data: undefined, lineOf: () => 1, violations };
+  }
   const counter = new LineCounter();
-  const document = parseDocument(text, { lineCounter: counter, prettyErrors: false });
+  // Looking for double keys takes the parser minutes where there are very many; the reader does it.
+  const document = parseDocument(text, {
+    lineCounter: counter,
+    prettyErrors: false,
+    uniqueKeys: false,
+  });
   const reader = new Reader(document, counter, reason);
-  const problems = [...document.errors, ...document.warnings].map(({ message, pos }) =>
-    violationAt(reason, '', counter.linePos(pos[0]).line, message),
-  );
+  const problems = [...document.errors, ...document.warnings]
+    .slice(0, VIOLATIONS_LIMIT)
+    .map(({ message, pos }) => violationAt(reason, '', counter.linePos(pos[0]).line, message));
   if (problems.length > 0) return { data: undefined, lineOf: () => 1, violations: problems };
   const data = reader.read(document.contents, []) ?? {};
   return { data, lineOf: (path) => reader.lineOf(path), violations: reader.violations };
@@ -124,6 +146,10 @@ class Reader {
 
   read(node: ParsedNode | null, path: YamlPath): unknown {
     if (node === null) return null;
+    if (path.length > DEPTH_LIMIT) {
+      this.violations.push(this.#violation(node, [], `is nested more than ${DEPTH_LIMIT} deep`));
+      return undefined;
+    }
     if (isAlias(node)) {
       // They save typing at the price of a file that cannot be read line by line.
       this.violations.push(this.#violation(node, path, 'cannot be an alias; write it out'));
@@ -138,15 +164,21 @@ class Reader {
       });
     }
     if (!isMap(node)) return undefined;
+    const taken = new Set<string>();
     const entries = node.items.flatMap(({ key, value }): [string, unknown][] => {
       const name = isScalar(key) ? String(key.value) : '';
       if (!/^[a-z][a-z0-9_]*$/.test(name)) {
         const hint = toSnake(name) === name ? '' : `; did you mean \`${toSnake(name)}\`?`;
-        const message = `has the unknown key ${JSON.stringify(name)}${hint}`;
+        const message = `has the unknown key ${quote(name)}${hint}`;
         this.violations.push(this.#violation(key as ParsedNode, path, message));
         return [];
       }
       const at = [...path, toCamel(name)];
+      if (taken.has(toCamel(name))) {
+        this.violations.push(this.#violation(key as ParsedNode, at, 'is there twice'));
+        return [];
+      }
+      taken.add(toCamel(name));
       this.#note(at, key as ParsedNode);
       return [[toCamel(name), this.read(value as ParsedNode | null, at)]];
     });
@@ -175,10 +207,10 @@ function toViolations(
   const { path } = issue;
   if (issue.code === 'unrecognized_keys') {
     const known = knownKeys(schema, path).map(toSnake);
-    return issue.keys.map((key) => {
-      const near = nearest(toSnake(key), known);
+    return issue.keys.slice(0, VIOLATIONS_LIMIT).map((key) => {
+      const near = key.length < 100 ? nearest(toSnake(key), known) : undefined;
       const hint = near ? `; did you mean \`${near}\`?` : `; known are ${known.join(', ')}`;
-      const message = `has the unknown key \`${toSnake(key)}\`${hint}`;
+      const message = `has the unknown key \`${toSnake(key).slice(0, 60)}\`${hint}`;
       return violationAt(reason, showYamlPath(path), file.lineOf([...path, key]), message);
     });
   }

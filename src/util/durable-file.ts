@@ -9,9 +9,11 @@ import { basename, dirname, join } from 'node:path';
 export async function writeDurably(path: string, contents: string): Promise<void> {
   const directory = dirname(path);
   const temporary = join(directory, `.${basename(path)}.new`);
-  const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants;
+  const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW, O_NONBLOCK } = constants;
   {
-    await using file = await open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600);
+    // In a QEMU's folder the name may be taken by a pipe, which must not be waited for.
+    const flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK;
+    await using file = await open(temporary, flags, 0o600);
     await file.writeFile(contents);
     await file.sync();
   }

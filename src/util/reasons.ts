@@ -99,7 +99,7 @@ export const REASONS = {
     'PERMISSION_DENIED',
     false,
     'The caller may not do this.',
-    'Use a certificate of a host or an operator of this fleet.',
+    'Use a certificate of this fleet with a role that may.',
   ),
   CONFIG_INVALID: r(
     'INVALID_ARGUMENT',
@@ -232,6 +232,12 @@ export const REASONS = {
     true,
     'No port of the data range could be opened.',
     'Widen data.ports, or free ports of the range.',
+  ),
+  LIMIT_REACHED: r(
+    'RESOURCE_EXHAUSTED',
+    true,
+    'The caller has reached a limit of this agent.',
+    'Wait until what is under way has ended; the message names the limit. See docs/limits.md.',
   ),
   MIRROR_FAILED: r(
     'ABORTED',

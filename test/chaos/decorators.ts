@@ -1,3 +1,4 @@
+import { chownSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -108,6 +109,10 @@ export function chaoticLauncher(launcher: Launcher, effects: Effects, consoles: 
           ? argument.replace(/path=.*\/serial\.log/, `path=${join(consoles, name)}`)
           : argument,
       );
+      if (request.user && argv.some((argument) => argument.includes(name))) {
+        writeFileSync(join(consoles, name), '');
+        chownSync(join(consoles, name), request.user.uid, request.user.gid);
+      }
       const faulty = withDiskFault({ ...request, argv }, effects.disks);
       const qemu = await launcher.launch(faulty, options);
       // The guest never rests, and several of them would leave no time to anybody else.

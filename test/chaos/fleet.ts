@@ -1,10 +1,11 @@
 import { randomFillSync } from 'node:crypto';
 import { rmSync } from 'node:fs';
-import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { AgentConfig } from '../../src/agent/config.js';
+import { DEFAULT_LIMITS } from '../../src/agent/limits.js';
 import { DomainSpec } from '../../src/gen/drover/v1/domain.js';
 import { createBootSectorImage } from '../support/blocks.js';
 import { makeTestCertificates, type TestCertificates } from '../support/certificates.js';
@@ -57,6 +58,8 @@ export class ChaosFleet implements AsyncDisposable {
 
   static async start(setup: FleetSetup): Promise<ChaosFleet> {
     const folder = await mkdtemp(join(tmpdir(), 'drover-chaos-'));
+    // QEMUs run as users of their own, and must find what is theirs below.
+    await chmod(folder, 0o711);
     const fleet = new ChaosFleet(folder, setup, await makeTestCertificates());
     begun.add(fleet);
     try {
@@ -173,13 +176,17 @@ export class ChaosFleet implements AsyncDisposable {
         listen: { address, unix: join(home, 'drover.sock') },
         tls: await this.#certificates.host(name),
         directories: { state: join(home, 'state'), run: join(home, 'run') },
+        limits: DEFAULT_LIMITS,
         data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 } },
+        qemu: { uids: { first: 400_000, last: 465_535 } },
         pools: [{ name: 'default', path: join(home, 'pool'), shared: false }],
         kernels: [],
         peers: [peer('control')],
       };
       const configFile = join(home, 'agent.yaml');
-      const file = { ...config, data: { address: '127.0.0.1', ports: '49500-49599' } };
+      const data = { address: '127.0.0.1', ports: '49500-49599' };
+      // What has the value of the default anyway.
+      const file = { ...config, limits: undefined, qemu: undefined, data };
       await writeFile(configFile, stringify(file));
       const host = new ChaosHost({
         config,

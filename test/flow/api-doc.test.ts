@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeFleet } from '../support/fake-fleet.js';
@@ -19,21 +20,24 @@ describe('the commands in docs/api.md', () => {
   /** Runs a block of the page as it stands there, with the variables that it names. */
   async function run(command: string): Promise<string> {
     const { listen } = hosts.host('alpha').config;
-    const files = await hosts.fleet.certificates.operator('operator');
     const env = {
       ...process.env,
       AGENT: listen.address,
       SOCKET: listen.unix,
-      CERTS: dirname(files.ca),
+      CERTS: await operatorFiles(),
     };
-    // The page calls the operator's files by their plain names.
-    const shell = command.replaceAll('operator.crt', 'operator-operator.crt');
-    const { stdout } = await promisify(execFile)(
-      'sh',
-      ['-ec', shell.replaceAll('operator.key', 'operator-operator.key')],
-      { env, timeout: 30_000 },
-    );
+    const { stdout } = await promisify(execFile)('sh', ['-ec', command], { env, timeout: 30_000 });
     return stdout;
+  }
+
+  /** A folder of an operator's files, with the names that `drover pki issue` gives them. */
+  async function operatorFiles(): Promise<string> {
+    const { certificates } = hosts.fleet;
+    const files = await certificates.operator('operator');
+    await copyFile(files.certificate, join(certificates.directory, 'certificate.pem'));
+    await copyFile(files.key, join(certificates.directory, 'key.pem'));
+    await copyFile(files.ca, join(certificates.directory, 'ca.pem'));
+    return certificates.directory;
   }
 
   const commandWith = (part: string): string => {

@@ -301,12 +301,13 @@ describe("a host's domains", () => {
     const refused = there.domains.startIncoming(request(hostile), { signal });
     await expect(refused).rejects.toMatchObject({
       violations: [
+        { reason: 'REQUEST_INVALID', subject: 'cpu' },
         { reason: 'REQUEST_INVALID', subject: 'nics[0].mac' },
         { reason: 'REQUEST_INVALID', subject: 'pciSlots' },
         { reason: 'REQUEST_INVALID', subject: 'pciSlots' },
         { reason: 'DISK_SIZE_MISMATCH', subject: 'disks[0]' },
-        { reason: 'REQUEST_INVALID', subject: 'cpu' },
         { reason: 'MACHINE_TYPE_UNKNOWN', subject: 'machine' },
+        { reason: 'CPU_FEATURE_MISSING', subject: 'cpu' },
       ],
     });
     const traversal = { ...launchSpec, spec: { ...launchSpec.spec, uuid: '../../etc' } };
@@ -390,6 +391,37 @@ describe("a host's domains", () => {
     const incoming = await take();
     await incoming[Symbol.asyncDispose]();
     expect(existsSync(join(images(there), 'tools.iso'))).toBe(true);
+  });
+
+  it('that only name an image, and do not know what is in it, do not get it', async () => {
+    for (const host of [here, there]) {
+      await writeFile(join(host.stage.pool(), 'images', 'secret.img'), Buffer.alloc(1024, 1));
+    }
+    const disks = [{ id: 'cd', image: 'secret.img', readOnly: true }];
+    const launchSpec = await here.launchSpec({ disks });
+    const unknown = launchSpec.disks.map((disk) => ({ ...disk, imageSha256: '' }));
+    const take = (changed: LaunchSpec) => there.domains.startIncoming(request(changed), { signal });
+    await expect(take({ ...launchSpec, disks: unknown })).rejects.toMatchObject({
+      violations: expect.arrayContaining([
+        expect.objectContaining({ reason: 'REQUEST_INVALID', subject: 'disks[0]' }),
+      ]),
+    });
+    // Calling it shared, where the pool is not, is no way around.
+    const [disk] = launchSpec.spec.disks;
+    const spec = { ...launchSpec.spec, disks: [{ ...disk!, shared: true }] };
+    await expect(take({ ...launchSpec, spec, disks: unknown })).rejects.toMatchObject({
+      reason: 'MEDIA_MISSING',
+    });
+    await (await take(launchSpec))[Symbol.asyncDispose]();
+  });
+
+  it('of a CPU model that QEMU does not list are not even tried', async () => {
+    const launchSpec = await here.launchSpec();
+    const odd = { ...launchSpec, cpuModel: 'help' };
+    await expect(there.domains.startIncoming(request(odd), { signal })).rejects.toMatchObject({
+      violations: [{ reason: 'CPU_FEATURE_MISSING', subject: 'cpu' }],
+    });
+    expect(there.launcher.qemus).toEqual([]);
   });
 
   it('boot a kernel of the catalogue, which their destination must have as well', async () => {

@@ -92,7 +92,10 @@ describe('many migrations', () => {
     for (let times = 0; times < 3; times++) await thereAndBack();
     const before = await held();
     for (let times = 0; times < 22; times++) await thereAndBack();
-    await expect.poll(held, { timeout: 5_000 }).toEqual(before);
+    // Fewer will do: the audit may have been about to be written when they were counted first.
+    await expect
+      .poll(held, { timeout: 5_000 })
+      .toSatisfy(({ files, resources }) => files <= before.files && resources <= before.resources);
     process.off('warning', onWarning);
     expect(warnings).toEqual([]);
     const log = hosts.host('alpha').log.concat(hosts.host('beta').log).join('');

@@ -5,7 +5,6 @@ import { type ConnectionOptions, connect as connectTls } from 'node:tls';
 import { promisify } from 'node:util';
 import { createChannel, createClient, Metadata } from 'nice-grpc';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { identityUri } from '../../scripts/certificates.js';
 import { HostServiceDefinition } from '../../src/gen/drover/v1/host_service.js';
 import { MigrationServiceDefinition } from '../../src/gen/drover/v1/migration_service.js';
 import { NO_RECORD } from '../../src/migration/peer.js';
@@ -15,7 +14,11 @@ import { headerToWire } from '../../src/rpc/convert-peer.js';
 import { CERTIFICATE_KEY } from '../../src/rpc/interceptors.js';
 import { peerDefinition } from '../../src/rpc/ram-codec.js';
 import { startRpcServer } from '../../src/rpc/server.js';
-import { makeTestCertificates, type TestCertificates } from '../support/certificates.js';
+import {
+  identityUri,
+  makeTestCertificates,
+  type TestCertificates,
+} from '../support/certificates.js';
 import {
   type FakeAgent,
   fakeHeader,

@@ -160,7 +160,7 @@ describe('with real QEMU, when a migration fails', () => {
           if (host !== 'beta') return config;
           const path = join(config.directories.state, '..', 'small');
           mkdirSync(path, { recursive: true });
-          execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128m', 'tmpfs', path]);
+          execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128m,mode=0700', 'tmpfs', path]);
           mkdirSync(join(path, 'images'));
           return { ...config, pools: [{ name: 'default', path, shared: false }] };
         },

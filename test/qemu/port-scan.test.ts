@@ -3,10 +3,12 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DiskServerAddress } from '../../src/domain/launch-spec.js';
+import { DomainSpec } from '../../src/gen/drover/v1/domain.js';
 import type { PeerHandler } from '../../src/migration/peer.js';
 import { parseAddress } from '../../src/util/address.js';
 import { deferred } from '../../src/util/deferred.js';
 import { watchToEnd } from '../support/fleet.js';
+import { wrapped } from '../support/hostile.js';
 import {
   isNbdAck,
   isNbdRefusal,
@@ -50,19 +52,21 @@ async function startOnOwnAddresses(handler: (handler: PeerHandler) => PeerHandle
 describe('with real QEMU, a scan of all ports of both hosts in the middle of a migration', () => {
   it('finds nothing that takes a command or gives a byte of data without credentials', async () => {
     const before = await listeningPorts();
-    const arrived = deferred();
+    const arrived = { first: deferred(), second: deferred() };
     const scanned = deferred();
-    let server: DiskServerAddress | undefined;
+    const servers: DiskServerAddress[] = [];
     // The moment at which everything is open: disks are mirrored, and RAM may come.
     hosts = await startOnOwnAddresses((handler) =>
       wrapped(handler, {
         exportDisks: async (...args) => {
-          server = await handler.exportDisks(...args);
+          const server = await handler.exportDisks(...args);
+          servers.push(server);
           return server;
         },
         acceptRam: async (header) => {
           const accepted = await handler.acceptRam(header);
-          arrived.resolve();
+          if (header.domainUuid === guest.uuid) arrived.first.resolve();
+          else arrived.second.resolve();
           await scanned.promise;
           return accepted;
         },
@@ -70,41 +74,51 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
     );
     const guest = await hosts.run('alpha', [{}]);
     const { client } = hosts.host('alpha');
-    const { migration } = await client.migrations.startMigration({
-      domain: 'web',
-      destinationHost: 'beta',
+    await startAnother();
+    const migrations = ['web', 'another'].map(async (domain) => {
+      const request = { domain, destinationHost: 'beta' };
+      return (await client.migrations.startMigration(request)).migration?.migrationId ?? '';
     });
-    await arrived.promise;
+    await Promise.all([arrived.first.promise, arrived.second.promise]);
 
     const agentPort = (host: string) => parseAddress(hosts.host(host).config.listen.address).port;
     const mine = async (host: string) =>
       (await openPorts(ADDRESSES[host] ?? '')).filter((port) => !before.has(port));
     const found = { alpha: await mine('alpha'), beta: await mine('beta') };
     expect(found.alpha).toEqual([agentPort('alpha')]);
-    expect(found.beta).toEqual([agentPort('beta'), server?.port ?? 0].sort((a, b) => a - b));
+    const open = [agentPort('beta'), ...servers.map(({ port }) => port)];
+    expect(found.beta).toEqual(open.sort((a, b) => a - b));
 
     for (const host of ['alpha', 'beta']) {
       await expectNothingOfAgent(ADDRESSES[host] ?? '', agentPort(host));
       await expectPrivateSockets(hosts.host(host).config.directories.run);
     }
-    await expectNothingOfDiskServer(server as DiskServerAddress);
+    const [one, other] = servers;
+    if (!one || !other) throw new Error('There are no two disk servers.');
+    await expectNothingOfDiskServer(one, other);
+    await expectNothingOfDiskServer(other, one);
 
     scanned.resolve();
-    const ended = await watchToEnd(hosts.host('alpha'), migration?.migrationId ?? '');
-    expect(ended.failure).toBeUndefined();
+    for (const id of migrations) {
+      const ended = await watchToEnd(hosts.host('alpha'), await id);
+      expect(ended.failure).toBeUndefined();
+    }
     guest.arrived('beta');
     await guest.judge();
   });
 });
 
-/** The handler with some of its methods replaced. */
-function wrapped(handler: PeerHandler, changes: Partial<PeerHandler>): PeerHandler {
-  return new Proxy(handler, {
-    get(_, name) {
-      const value: unknown = Reflect.get(changes, name) ?? Reflect.get(handler, name, handler);
-      return typeof value === 'function' ? value.bind(handler) : value;
-    },
+/** A second guest on alpha, whose migration has a key of its own. */
+async function startAnother(): Promise<void> {
+  const spec = DomainSpec.fromPartial({
+    name: 'another',
+    memoryBytes: 32 * 1024 ** 2,
+    accelerator: 'tcg',
+    disks: [{ id: 'disk0', image: 'boot.raw' }],
   });
+  const { client } = hosts.host('alpha');
+  await client.domains.createDomain({ spec });
+  await client.domains.startDomain({ domain: 'another' });
 }
 
 async function expectNothingOfAgent(host: string, port: number): Promise<void> {
@@ -118,7 +132,11 @@ async function expectNothingOfAgent(host: string, port: number): Promise<void> {
   await Promise.all(tries);
 }
 
-async function expectNothingOfDiskServer(server: DiskServerAddress): Promise<void> {
+/** `other` is the disk server of another migration to the same host. */
+async function expectNothingOfDiskServer(
+  server: DiskServerAddress,
+  other: DiskServerAddress,
+): Promise<void> {
   const { address: host, port } = server;
   for (const [opening, words] of Object.entries(OPENINGS)) {
     const answer = await say(host, port, words, { greets: true });
@@ -154,6 +172,13 @@ async function expectNothingOfDiskServer(server: DiskServerAddress): Promise<voi
   expect(wrongKey.failure).not.toBe('silent');
   const wrongName = await nbdInTls(host, port, psk('somebody', server.psk), list);
   expect(wrongName.heard.length).toBe(0);
+  // Another migration's key opens nothing here, by whichever name.
+  expect(Buffer.from(other.psk).equals(Buffer.from(server.psk))).toBe(false);
+  for (const identity of new Set([server.pskIdentity, other.pskIdentity])) {
+    const otherKey = await nbdInTls(host, port, psk(identity, other.psk), list);
+    expect(otherKey.heard.length, identity).toBe(0);
+    expect(otherKey.failure).not.toBe('silent');
+  }
   const noKey = await nbdInTls(host, port, {}, list);
   expect(noKey.heard.length).toBe(0);
   // The same client with the key is answered, so the ones above were refused for the want of it.

@@ -1,4 +1,4 @@
-import { copyFile, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -30,6 +30,7 @@ let beforeCommit: () => Promise<void>;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'drover-power-loss-'));
+  await chmod(folder, 0o711);
   beta = new PowerLossLauncher(defaultLauncher(), folder);
   beforeCommit = async () => undefined;
   hosts = await RealFleet.start(['alpha', 'beta'], {

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -182,6 +182,16 @@ describe('qemu-img', () => {
       name: 'ProcessError',
       exit: { code: 1 },
     });
+  });
+
+  test('has little memory, and an image that is looked at little time', async () => {
+    const script = join(directory, 'qemu-img');
+    writeFileSync(script, '#!/bin/sh\necho "$(ulimit -v) $(ulimit -t) $(ulimit -c)" >&2; exit 1\n');
+    chmodSync(script, 0o755);
+    const tool = new QemuImg(script);
+    await expect(tool.info('/a', 'raw')).rejects.toMatchObject({ output: '2097152 30 0' });
+    const copied = tool.convert('/a', 'raw', '/b', 'raw');
+    await expect(copied).rejects.toMatchObject({ output: '2097152 unlimited 0' });
   });
 
   test('takes a path for nothing but a path', async () => {

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { readFileSync, statSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { findOnPath } from '../../src/process/binary.js';
@@ -28,6 +29,20 @@ describe.skipIf(!possible)('a tap', () => {
     await deleteTap(TAP);
     await deleteTap(TAP);
     await expect(ip('link', 'show', 'dev', TAP)).rejects.toThrow();
+  });
+
+  test('belongs to the user that it is for, who can open it if anybody can', async () => {
+    const made = createTap({ name: TAP, bridge: BRIDGE, owner: 400_007 });
+    const { mode } = statSync('/dev/net/tun');
+    if ((mode & 0o006) === 0o006) {
+      await made;
+      expect(readFileSync(`/sys/class/net/${TAP}/owner`, 'latin1').trim()).toBe('400007');
+    } else {
+      await expect(made).rejects.toMatchObject({
+        problem: 'NOT_PERMITTED',
+        message: expect.stringContaining('chmod 0666 /dev/net/tun'),
+      });
+    }
   });
 
   test.each(['dvbr-absent', 'lo'])('is not made without a bridge: %s', async (bridge) => {

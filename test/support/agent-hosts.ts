@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
@@ -56,6 +56,8 @@ export class AgentHosts implements AsyncDisposable {
   /** @param hold Where a migration from alpha stands still, as in "after SWITCHING". */
   static async start(hold: string): Promise<AgentHosts> {
     const folder = await mkdtemp(join(tmpdir(), 'drover-agents-'));
+    // QEMUs run as users of their own, and must find what is theirs below.
+    await chmod(folder, 0o711);
     const certificates = await makeTestCertificates();
     const ports = await freePorts(2);
     const peers = ['alpha', 'beta'].map((name, i) => ({ name, address: `127.0.0.1:${ports[i]}` }));

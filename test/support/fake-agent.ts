@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { CertificateFiles } from '../../scripts/certificates.js';
 import type { ByteStream } from '../../src/channel/types.js';
 import type { DomainManager } from '../../src/domain/manager.js';
 import type { WaitOptions } from '../../src/domain/types.js';
@@ -11,9 +10,12 @@ import type { MigrationManager } from '../../src/migration/migration.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
 import type { ResolvePort } from '../../src/migration/resolving.js';
 import type { OwnershipPort } from '../../src/migration/who-runs.js';
+import type { TlsSource } from '../../src/rpc/credentials.js';
+import { type ConnectionLimits, DEFAULT_CONNECTION_LIMITS } from '../../src/rpc/limits.js';
 import { PeerClients } from '../../src/rpc/peer-directory.js';
 import type { HostPort } from '../../src/rpc/ports.js';
 import { type RpcServer, startRpcServer } from '../../src/rpc/server.js';
+import { type AuditLog, noAudit } from '../../src/util/audit.js';
 import type { Log } from '../../src/util/log.js';
 
 /** A line that was logged. */
@@ -52,6 +54,9 @@ export interface FakePorts {
   readonly peer?: Partial<PeerHandler>;
   readonly ownership?: Partial<OwnershipPort>;
   readonly resolve?: Partial<ResolvePort>;
+  readonly audit?: AuditLog;
+  /** What differs from the defaults. */
+  readonly limits?: Partial<ConnectionLimits>;
 }
 
 /** An agent's gRPC side, real, in front of fake ports. */
@@ -63,10 +68,7 @@ export interface FakeAgent extends AsyncDisposable {
 }
 
 /** Starts one on a free port of loopback and on a unix socket in a folder of its own. */
-export async function startFakeAgent(
-  tls: CertificateFiles,
-  ports: FakePorts = {},
-): Promise<FakeAgent> {
+export async function startFakeAgent(tls: TlsSource, ports: FakePorts = {}): Promise<FakeAgent> {
   const directory = await mkdtemp(join(tmpdir(), 'drover-agent-'));
   const socketPath = join(directory, 'drover.sock');
   const log = memoryLog();
@@ -76,6 +78,8 @@ export async function startFakeAgent(
     tls,
     agentVersion: '0.0.0-test',
     log,
+    audit: ports.audit ?? noAudit,
+    limits: { ...DEFAULT_CONNECTION_LIMITS, ...ports.limits },
     ports: {
       migrations: unless<MigrationManager>(ports.migrations),
       domains: unless<DomainManager>(ports.domains),
@@ -104,7 +108,7 @@ export async function startFakeAgent(
 /** The way from one host to another one at an address. */
 export function peersOf(
   host: string,
-  tls: CertificateFiles,
+  tls: TlsSource,
   peers: Readonly<Record<string, string>>,
 ): PeerClients {
   const list = Object.entries(peers).map(([name, address]) => ({ name, address }));

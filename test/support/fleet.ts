@@ -1,8 +1,9 @@
-import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type AgentParts, type RunningAgent, startAgent } from '../../src/agent/agent.js';
 import type { AgentConfig, KernelConfig } from '../../src/agent/config.js';
+import { DEFAULT_LIMITS } from '../../src/agent/limits.js';
 import { createLogger } from '../../src/agent/logger.js';
 import type { Migration } from '../../src/gen/drover/v1/migration.js';
 import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
@@ -33,6 +34,8 @@ export interface TestHost {
   stop(): Promise<void>;
   /** Starts it again. */
   start(): Promise<void>;
+  /** Makes the agent read its certificate files. */
+  reloadCertificates(): void;
 }
 
 /**
@@ -51,6 +54,8 @@ export class Fleet implements AsyncDisposable {
 
   static async start(names: readonly string[], options: FleetOptions = {}): Promise<Fleet> {
     const folder = await mkdtemp(join(tmpdir(), 'drover-'));
+    // QEMUs run as users of their own, and must find what is theirs below.
+    await chmod(folder, 0o711);
     const fleet = new Fleet(folder, await makeTestCertificates());
     const ports = await freePorts(names.length);
     const peers = names.map((name, i) => ({ name, address: `127.0.0.1:${ports[i]}` }));
@@ -97,7 +102,9 @@ export class Fleet implements AsyncDisposable {
       },
       tls: await this.certificates.host(host),
       directories: { state: join(home, 'state'), run: join(home, 'run') },
+      limits: DEFAULT_LIMITS,
       data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 } },
+      qemu: { uids: { first: 400_000, last: 465_535 } },
       pools: [
         { name: 'default', path: pool, shared: false },
         ...(options.sharedPool ? [{ name: 'common', path: common, shared: true }] : []),
@@ -131,6 +138,7 @@ export class Fleet implements AsyncDisposable {
         await agent?.close();
         agent = undefined;
       },
+      reloadCertificates: () => agent?.reloadCertificates(),
     };
   }
 }

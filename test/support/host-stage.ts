@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DirectoryPool } from '../../src/domain/directory-pool.js';
@@ -41,6 +41,8 @@ export class HostStage implements AsyncDisposable {
 
   static async open(parts: HostStageParts = {}): Promise<HostStage> {
     const directory = await mkdtemp(join(tmpdir(), 'drover-host-'));
+    // Real QEMUs run as users of their own, and must find what is theirs below.
+    await chmod(directory, 0o711);
     const problems: string[] = [];
     const images = parts.images ?? new QemuImg((await findOnPath('qemu-img')) ?? '/missing');
     const pools = Object.entries(parts.pools ?? { default: {} }).map(async ([name, pool]) => {
@@ -59,6 +61,8 @@ export class HostStage implements AsyncDisposable {
       launcher: parts.launcher ?? new DetachedLauncher(),
       system: { ...hostSystem, ...parts.system },
       log: collect(problems),
+      qemuUids:
+        !parts.launcher && process.getuid?.() === 0 ? { first: 400_000, last: 465_535 } : undefined,
     };
     const stage = new HostStage(directory, settings, problems);
     stage.domains = await HostDomains.open(settings);

@@ -1,4 +1,4 @@
-import { open, readFile, writeFile } from 'node:fs/promises';
+import { chown, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LaunchedProcess, Launcher, LaunchRequest } from '../../src/process/launcher.js';
 
@@ -101,7 +101,7 @@ export class PowerLossLauncher implements Launcher {
   readonly #folder: string;
   readonly #launched: LaunchedProcess[] = [];
 
-  /** @param folder where the logs go; it must be there when a QEMU starts. */
+  /** @param folder where the logs go; there when a QEMU starts, and open to search for its user. */
   constructor(launcher: Launcher, folder: string) {
     this.#launcher = launcher;
     this.#folder = folder;
@@ -113,7 +113,10 @@ export class PowerLossLauncher implements Launcher {
   ): Promise<LaunchedProcess> {
     if (!request.argv.includes('-incoming')) return await this.#launcher.launch(request, options);
     const { argv, logs } = withWriteLogs(request.argv, (node) => this.logOf(node));
-    for (const log of logs) await writeFile(log, '');
+    for (const log of logs) {
+      await writeFile(log, '');
+      if (request.user) await chown(log, request.user.uid, request.user.gid);
+    }
     const launched = await this.#launcher.launch({ ...request, argv }, options);
     this.#launched.push(launched);
     return launched;

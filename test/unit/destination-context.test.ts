@@ -6,6 +6,7 @@ import type { PeerCalls, PeerState } from '../../src/migration/peer.js';
 import { headerAtDestination } from '../../src/migration/peer-header.js';
 import { SourcePeer } from '../../src/migration/source-peer.js';
 import { Tracker } from '../../src/migration/tracker.js';
+import { noAudit } from '../../src/util/audit.js';
 import { systemClock } from '../../src/util/clock.js';
 import { deferred } from '../../src/util/deferred.js';
 import { MemoryJournal } from '../support/memory-journal.js';
@@ -57,6 +58,7 @@ function stage(...records: string[]) {
   const calls = { queryMigration: vi.fn<() => Promise<PeerState>>(() => new Promise(() => {})) };
   const source = new SourcePeer(header, calls as unknown as PeerCalls, silentLog);
   const context = new DestinationContext({
+    audit: noAudit,
     header,
     journal: journal.journal,
     tracker,

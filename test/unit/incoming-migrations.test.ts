@@ -5,6 +5,7 @@ import { IncomingMigrations } from '../../src/migration/incoming-migrations.js';
 import type { Journals } from '../../src/migration/journals.js';
 import { NO_RECORD, type PeerCalls, type PeerHeader } from '../../src/migration/peer.js';
 import { MigrationRegistry } from '../../src/migration/registry.js';
+import { noAudit } from '../../src/util/audit.js';
 import { systemClock } from '../../src/util/clock.js';
 import { MemoryJournal } from '../support/memory-journal.js';
 import { silentLog } from '../support/silent-log.js';
@@ -20,7 +21,7 @@ const header: PeerHeader = {
   sourceJournalId: 'one',
   destinationJournalId: '',
 };
-const launchSpec = { spec: { name: 'web' } } as LaunchSpec;
+const launchSpec = { spec: { name: 'web', uuid: header.domainUuid } } as LaunchSpec;
 
 const JOURNAL = { side: 'destination', journalId: 'two', generation: 2 } as const;
 
@@ -28,8 +29,9 @@ const JOURNAL = { side: 'destination', journalId: 'two', generation: 2 } as cons
 async function stage(): Promise<IncomingMigrations> {
   const calls = { queryMigration: () => new Promise(() => {}) } as unknown as PeerCalls;
   const incoming = new IncomingMigrations({
+    audit: noAudit,
     host: 'beta',
-    domains: {} as MigratableDomains,
+    domains: { assertMayArrive: () => {} } as unknown as MigratableDomains,
     journals: { create: async () => new MemoryJournal(JOURNAL) } as unknown as Journals,
     outgoing: { answer: async () => NO_RECORD },
     peers: { calls: () => calls },
@@ -47,7 +49,6 @@ async function stage(): Promise<IncomingMigrations> {
 
 describe('a call of another agent', () => {
   it.each([
-    ['another source', { sourceHost: 'gamma' }],
     ['another life of the source', { sourceJournalId: 'other' }],
     ['another life of the destination', { destinationJournalId: 'other' }],
     ['another domain', { domainUuid: '00000000-0000-4000-8000-000000000003' }],
@@ -70,7 +71,7 @@ describe('a call of another agent', () => {
     const incoming = await stage();
     await expect(
       incoming.prepare({ ...header, destinationHost: 'gamma' }, launchSpec),
-    ).rejects.toMatchObject({ reason: 'TLS_PEER_REJECTED' });
+    ).rejects.toMatchObject({ reason: 'PERMISSION_DENIED' });
     void incoming.close();
     const later = { ...header, migrationId: '00000000-0000-4000-8000-000000000009' };
     await expect(incoming.prepare(later, launchSpec)).rejects.toMatchObject({

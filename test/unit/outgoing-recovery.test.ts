@@ -155,6 +155,38 @@ describe('a source whose agent starts again', () => {
     expect(tracker.now).toMatchObject({ state: 'FAILED', runningOn: 'SOURCE' });
   });
 
+  it('is not stopped by what the destination says when the guest has come back for good', async () => {
+    const { calls, domains, journal, migration, recover } = stage(['STARTED', 'COMMITTED'], {
+      qemu: 'completed',
+      mirrored: false,
+    });
+    calls.commit.mockResolvedValue({ outcome: 'REFUSED', failure: undefined });
+    await recover();
+    expect(journal.records).toContain('ENDED');
+    const before = journal.records;
+    for (const record of ['RUNNING', 'OWNED', 'SOURCE_GONE'] as const) {
+      await migration.hear(said(record, 99));
+    }
+    expect(domains.standDown).not.toHaveBeenCalled();
+    expect(journal.records).toEqual(before);
+    expect(migration.state.record).toBe('RECLAIMED');
+  });
+
+  it('believes only the journal that took part', async () => {
+    const { calls, journal, migration, found } = stage(['STARTED', 'COMMITTED'], {
+      qemu: 'completed',
+      mirrored: false,
+    });
+    Object.assign(journal.entries[0] ?? {}, { destinationJournalId: 'two' });
+    await migration.recover(found, true);
+    await vi.waitFor(() => expect(calls.commit).toHaveBeenCalled());
+    await migration.hear({ ...said('RUNNING'), journalId: 'three' });
+    expect(migration.state.record).toBe('COMMITTED');
+    await migration.hear(said('RUNNING'));
+    await migration.done;
+    expect(migration.state.record).toBe('DONE');
+  });
+
   it('lets go of what is done', async () => {
     const { done, tracker, recover } = stage(['STARTED', 'COMMITTED', 'DONE'], {
       qemu: 'completed',

@@ -40,6 +40,7 @@ export function fakeBinary(changes: Partial<Binary> = {}): Binary {
     facts: {
       version: { major: 10, minor: 0, micro: 2 },
       machines: FAKE_MACHINES,
+      cpuModels: new Set(['base', 'max', 'qemu64']),
       features: {
         exitOnError: true,
         blockJobChange: true,

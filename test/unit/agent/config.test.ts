@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { loadConfig, parseConfig } from '../../../src/agent/config.js';
+import { DEFAULT_LIMITS } from '../../../src/agent/limits.js';
 import { ReasonedError } from '../../../src/util/reasoned-error.js';
 
 const TLS = 'tls: {certificate: c.pem, key: k.pem, ca: ca.pem}';
@@ -37,6 +38,8 @@ describe('the configuration of an agent', () => {
       pools: [],
       kernels: [],
       peers: [],
+      limits: DEFAULT_LIMITS,
+      qemu: { uids: { first: 400_000, last: 465_535 } },
     });
   });
 
@@ -66,13 +69,17 @@ describe('the configuration of an agent', () => {
     expect(text).toContain(`Default: ${minimal.directories.state}`);
     expect(text).toContain(`Default: ${minimal.directories.run}`);
     expect(text).toContain(`Default: ${minimal.data.ports.first}-${minimal.data.ports.last}`);
+    expect(text).toContain(`Default: ${minimal.qemu.uids.first}-${minimal.qemu.uids.last}`);
     const { fence } = parse(`${MINIMAL}fence: {command: /bin/true}`);
     expect(fence).toEqual({ command: '/bin/true', arguments: [], limitMs: 60_000 });
     expect(text).toContain(`Default: ${fence?.limitMs}`);
     const keys = Object.entries({ ...minimal, fence: {} }).flatMap(([key, value]) =>
       Array.isArray(value) || typeof value === 'string' ? [key] : [key, ...Object.keys(value)],
     );
-    for (const key of keys) expect(text).toMatch(new RegExp(`^\\s*${key}:`, 'm'));
+    const written = keys.map((key) =>
+      key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    );
+    for (const key of written) expect(text).toMatch(new RegExp(`^\\s*${key}:`, 'm'));
   });
 
   it('takes a fence command with its arguments, and refuses what could not be run', () => {
@@ -102,6 +109,16 @@ describe('the configuration of an agent', () => {
     expect(parse(`${BARE}listen: {address: "[fd00::1]"}`).data.address).toBe('fd00::1');
     const both = parse(`${BARE}listen: {address: 10.0.0.1}\ndata: {address: fd00::2}`);
     expect(both.data.address).toBe('fd00::2');
+  });
+
+  it('takes a range of users for QEMU, and none that may be a person or the system', () => {
+    const uids = (text: string) => `${MINIMAL}qemu: {uids: ${text}}`;
+    expect(parse(uids('1000-4294967294')).qemu.uids).toEqual({ first: 1000, last: 2 ** 32 - 2 });
+    for (const text of ['999-2000', '2000-1000', '400000', '1000-4294967295', '5', '-1-2000']) {
+      expect(violations(uids(text))).toEqual([
+        expect.stringMatching(/qemu.uids must be user ids from 1000 on such as 400000-465535/),
+      ]);
+    }
   });
 
   it('takes port 7443 where an address has none', () => {
@@ -142,7 +159,7 @@ describe('the configuration of an agent', () => {
       `${MINIMAL}colour: red`,
       [
         'line 4: the file has the unknown key `colour`; known are host, listen, tls, ' +
-          'directories, data, pools, kernels, peers, fence',
+          'directories, data, pools, kernels, peers, fence, limits, qemu',
       ],
     ],
     [

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { createLogger } from '../../../src/agent/logger.js';
 
 function record() {
@@ -48,5 +48,30 @@ describe('the logger of the agent', () => {
     expect(() => createLogger({ host: 'a' }, { DROVER_LOG: 'loud' })).toThrow(
       'DROVER_LOG is "loud"; it must be one of trace, debug, info, warn, error, silent.',
     );
+  });
+
+  it('lets nobody fill the disk with one message, and says how much was left out', () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    const { stream, parsed } = record();
+    const log = createLogger({ host: 'host-a' }, { DROVER_LOG: 'debug' }, stream);
+    for (let i = 0; i < 10_000; i++)
+      log.child({ i }).warn({ err: new Error('x') }, 'caller refused');
+    log.info({}, 'another');
+    for (let i = 0; i < 300; i++) log.debug({}, 'asked for');
+    for (let i = 0; i < 300; i++) log.info({ audit: true }, 'call allowed');
+    const count = (text: string) => parsed().filter(({ message }) => message === text).length;
+    expect(count('caller refused')).toBe(200);
+    expect(count('another')).toBe(1);
+    expect([count('asked for'), count('call allowed')]).toEqual([300, 300]);
+    vi.advanceTimersByTime(20_000);
+    expect(parsed().at(-1)).toMatchObject({
+      level: 'warn',
+      message: 'lines were left out of the log',
+      of: 'caller refused',
+      left_out: 9_800,
+    });
+    log.warn({}, 'caller refused');
+    expect(count('caller refused')).toBe(201);
   });
 });

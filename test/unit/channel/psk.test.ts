@@ -1,4 +1,14 @@
-import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import {
+  chown,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -63,4 +73,22 @@ test('the parameters that QEMU looks for are there, so that it need not make the
   expect(der.subarray(0, 9).toString('hex')).toBe('308201080282010100');
   expect(der.subarray(-3).toString('hex')).toBe('020102');
   expect(der).toHaveLength(268);
+});
+
+test.skipIf(process.getuid?.() !== 0)('the key is for the owner of the folder alone', async () => {
+  await chown(directory, 400_001, 400_002);
+  await using folder = await PskFolder.write(directory, makePsk('m1'));
+  for (const path of [folder.path, join(folder.path, 'keys.psk')]) {
+    expect(await stat(path)).toMatchObject({ uid: 400_001, gid: 400_002 });
+  }
+});
+
+test('nothing is written or removed where a link has the name of the folder', async () => {
+  const elsewhere = join(directory, 'elsewhere');
+  await mkdir(elsewhere);
+  await writeFile(join(elsewhere, 'keys.psk'), 'precious');
+  await symlink(elsewhere, join(directory, 'psk'));
+  await expect(PskFolder.write(directory, makePsk('m1'))).rejects.toThrow();
+  expect(await readdir(elsewhere)).toEqual(['keys.psk']);
+  expect(await readFile(join(elsewhere, 'keys.psk'), 'utf8')).toBe('precious');
 });

@@ -1,4 +1,15 @@
-import { mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -125,5 +136,112 @@ describe('a directory pool', () => {
     await pool.removeTombstone(UUID);
     await pool.removeTombstone(UUID);
     expect(await pool.tombstoneBytes(UUID)).toBe(0);
+  });
+
+  it('reaches nothing outside by what a domain has put into its own folder', async () => {
+    const outside = await mkdtemp(join(tmpdir(), 'drover-outside-'));
+    await writeFile(join(outside, 'precious'), Buffer.alloc(MIB, 1));
+    const plant = async () => {
+      const folder = join(path, UUID);
+      await pool.addDomain(UUID);
+      await symlink(outside, join(folder, 'root'));
+      await symlink(join(outside, 'precious'), join(folder, 'root.raw'));
+      await symlink('/dev/zero', join(folder, 'zero'));
+      let deep = folder;
+      for (let depth = 0; depth < 60; depth += 1) {
+        deep = join(deep, 'd');
+        await mkdir(deep);
+      }
+      await symlink(outside, join(deep, 'out'));
+      await writeFile(join(deep, 'x'), 'x');
+      // A name that is no text.
+      await writeFile(Buffer.concat([Buffer.from(`${folder}/`), Buffer.of(0xff, 0xfe)]), 'x');
+    };
+    await plant();
+    const location = pool.locate(UUID, 'root', 'raw');
+    expect(await pool.allocatedBytes(location)).toBe(0);
+    await expect(pool.createImage(root, options)).rejects.toMatchObject({
+      reason: 'DISK_IO_ERROR',
+    });
+    const available = (await pool.facts()).availableBytes;
+    const noted = pool.note(UUID, 16 * MIB);
+    // Nothing behind the links counts as the domain's own.
+    expect((await pool.facts()).availableBytes).toBeLessThan(available - 8 * MIB);
+    noted.release();
+    await pool.bury(UUID, 1);
+    expect(await pool.tombstoneBytes(UUID)).toBeLessThan(64 * 1024);
+    await pool.removeTombstone(UUID);
+    await plant();
+    await pool.removeDomain(UUID);
+    await pool.removeDomain(UUID);
+    expect((await readdir(path)).sort()).toEqual(['.tombstones', 'images']);
+    expect(await readdir(join(path, '.tombstones'))).toEqual([]);
+    expect((await stat(join(outside, 'precious'))).size).toBe(MIB);
+    await rm(outside, { recursive: true });
+  });
+
+  it('removes a link in the place of a domain, and nothing behind it', async () => {
+    const outside = await mkdtemp(join(tmpdir(), 'drover-outside-'));
+    await writeFile(join(outside, 'root.raw'), 'x');
+    await symlink(outside, join(path, UUID));
+    await expect(pool.addDomain(UUID)).rejects.toMatchObject({ reason: 'DISK_IO_ERROR' });
+    await expect(pool.createImage(root, options)).rejects.toMatchObject({
+      reason: 'DISK_IO_ERROR',
+    });
+    await pool.removeDomain(UUID);
+    expect(await readdir(outside)).toEqual(['root.raw']);
+    expect(await pool.hasDomain(UUID)).toBe(false);
+    await rm(outside, { recursive: true });
+  });
+
+  it('is not used any more when another folder is in its place', async () => {
+    const moved = `${path}-moved`;
+    await rename(path, moved);
+    const missing = { reason: 'DISK_TARGET_MISSING' };
+    await expect(pool.addDomain(UUID)).rejects.toMatchObject(missing);
+    await mkdir(path);
+    await expect(pool.addDomain(UUID)).rejects.toMatchObject(missing);
+    await rm(path, { recursive: true });
+    await symlink(moved, path);
+    await expect(pool.removeDomain(UUID)).rejects.toMatchObject(missing);
+    await rm(path);
+    await rename(moved, path);
+    await pool.addDomain(UUID);
+  });
+
+  it.each([
+    ['the pool itself', ''],
+    ['its catalogue', 'images'],
+    ['where its tombstones are', '.tombstones'],
+    ['a folder above it', '..'],
+  ])('is refused while others may write to %s', async (_what, below) => {
+    const pools = join(path, 'pools', 'one');
+    await mkdir(pools, { recursive: true });
+    const settings = { name: 'one', path: pools, shared: false };
+    await DirectoryPool.open(settings, new FakeImageTool());
+    const folder = join(pools, below);
+    await chmod(folder, 0o777);
+    await expect(DirectoryPool.open(settings, new FakeImageTool())).rejects.toMatchObject({
+      reason: 'DISK_TARGET_MISSING',
+      message: expect.stringContaining(`${folder} is writable by others`),
+      hint: expect.stringContaining(`chmod go-w ${folder}`),
+    });
+    await chmod(folder, 0o755);
+    await DirectoryPool.open(settings, new FakeImageTool());
+  });
+
+  it.runIf(process.getuid?.() === 0)('is refused where a user could replace it', async () => {
+    const pools = join(path, 'pools', 'one');
+    await mkdir(pools, { recursive: true });
+    const settings = { name: 'one', path: pools, shared: false };
+    for (const folder of [pools, join(path, 'pools')]) {
+      await chown(folder, 12_345, 12_345);
+      await expect(DirectoryPool.open(settings, new FakeImageTool())).rejects.toMatchObject({
+        reason: 'DISK_TARGET_MISSING',
+        message: expect.stringContaining(`${folder} belongs to the user 12345`),
+      });
+      await chown(folder, 0, 0);
+    }
+    await DirectoryPool.open(settings, new FakeImageTool());
   });
 });

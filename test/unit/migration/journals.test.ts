@@ -13,9 +13,13 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { JournalSubject } from '../../../src/migration/journal.js';
+import { judgeJournal } from '../../../src/migration/journal-file.js';
+import { readAttempt, readPhase } from '../../../src/migration/journal-reading.js';
 import { DURABLE_RECORDS, JOURNAL_RECORDS } from '../../../src/migration/journal-records.js';
 import { Journals } from '../../../src/migration/journals.js';
+import { headerAtDestination } from '../../../src/migration/peer-header.js';
 import type { StateBinding } from '../../../src/util/binding.js';
+import { encodeRecord, type LogFields, parseLog } from '../../../src/util/log-format.js';
 import { FaultyFiles } from '../../support/faulty-files.js';
 
 const DOMAIN = '6f1c2a34-0000-4000-8000-000000000001';
@@ -321,5 +325,37 @@ describe('removing a journal', () => {
     expect(files.done).toEqual(['unlink', 'syncDirectory', 'syncDirectory']);
     expect(readdirSync(folder)).toEqual([]);
     await journals.remove(path());
+  });
+
+  it('are read without harm where their records are sound and say odd things', () => {
+    const header = {
+      ...{ record: 'HEADER', version: 1, journalId: 'j', bootId: 'b', createTime: 't' },
+      ...{
+        ...SUBJECT,
+        binding: { device: '1', inode: '2', journalDevice: '1', journalInode: '3' },
+      },
+    };
+    const read = (first: object, ...rest: object[]) => {
+      const lines = [first, ...rest].map(
+        (fields, n) => encodeRecord(fields as LogFields, n, n).line,
+      );
+      const parsed = parseLog(Buffer.concat(lines));
+      return judgeJournal('x', { ...parsed, device: '1', inode: '3' }, undefined);
+    };
+    for (const details of [undefined, null, [], 'text']) {
+      expect(read({ ...header, details }).health).toBe('corrupt');
+    }
+    const version = { toString: 0 };
+    expect(read({ ...header, version, details: {} }).problem).toContain('{"toString":0}');
+    const odd = { ...header, details: { sourceJournalId: { toString: 0 } } };
+    const { header: sound, entries } = read(
+      odd,
+      { record: 'MIRRORING', attempt: 0.5 },
+      { record: 'constructor' },
+    );
+    const journal = { header: sound!, entries };
+    expect(readPhase(journal)).toBe('mirror');
+    expect(readAttempt(journal)).toBe(1);
+    expect(headerAtDestination(journal).sourceJournalId).toBe('');
   });
 });

@@ -104,4 +104,24 @@ describe('asking who runs a domain', () => {
     });
     expect(tools.ask).not.toHaveBeenCalled();
   });
+
+  it('answers only so many questions at once', async () => {
+    const waits: (() => void)[] = [];
+    const whoRuns = new WhoRuns({
+      host: 'a',
+      domain: () => new Promise((_, reject) => waits.push(() => reject(new Error('over')))),
+      journals: async () => [],
+      undecided: () => undefined,
+      quarantine: undefined,
+      ask: async () => [],
+      clock: systemClock,
+    });
+    const open = Array.from({ length: 32 }, () => whoRuns.whoRuns('web', []));
+    await expect(whoRuns.whoRuns('web', [])).rejects.toMatchObject({ reason: 'LIMIT_REACHED' });
+    for (const end of waits.splice(0)) end();
+    await Promise.allSettled(open);
+    const again = whoRuns.whoRuns('web', []);
+    waits[0]?.();
+    await expect(again).rejects.toThrow('over');
+  });
 });

@@ -44,6 +44,29 @@ describe('the detached launcher', () => {
     expect(Number(session)).toBe(launched.record.pid);
   });
 
+  test('gives it a small environment', async () => {
+    process.env['DROVER_TEST_SECRET'] = 'do not tell';
+    const launched = await launch('/usr/bin/env');
+    delete process.env['DROVER_TEST_SECRET'];
+    await launched.exited;
+    const lines = readFileSync(join(directory, 'log'), 'latin1').trim().split('\n').sort();
+    expect(lines).toEqual(['LANG=C', `PATH=${process.env['PATH']}`]);
+  });
+
+  test.skipIf(process.getuid?.() !== 0)('runs it as its user, without other groups', async () => {
+    const launched = await new DetachedLauncher().launch({
+      name: 'test',
+      command: '/bin/sh',
+      argv: ['-c', 'id -u; id -g; id -G; pwd'],
+      logPath: join(directory, 'log'),
+      user: { uid: 400_001, gid: 400_002 },
+    });
+    started.push(launched);
+    await launched.exited;
+    const text = readFileSync(join(directory, 'log'), 'latin1');
+    expect(text.trim().split('\n')).toEqual(['400001', '400002', '400002', '/']);
+  });
+
   test('tells code and signal of the end', async () => {
     expect(await (await launch('/bin/sh', '-c', 'exit 3')).exited).toEqual({
       code: 3,

@@ -45,6 +45,22 @@ describe('starting QEMU', () => {
     await qemu.kill();
   });
 
+  test.skipIf(process.getuid?.() !== 0)('makes its folder its user’s', async () => {
+    const user = { uid: 400_001, gid: 400_002 };
+    const qemu = await QemuProcess.start(new FakeLauncher(), request({ user }));
+    expect(statSync(join(base, 'd'))).toMatchObject(user);
+    await qemu.kill();
+    const others = request({ user: { uid: 400_003, gid: 400_003 } });
+    await expect(QemuProcess.start(new FakeLauncher(), others)).rejects.toThrow("user 400003's");
+  });
+
+  test('shows nothing of a file that QEMU has put in the place of its log', async () => {
+    const log = join(base, 'd', 'qemu.log');
+    const binary = script(`rm ${log}; ln -s /etc/passwd ${log}; exit 1`);
+    const failed = QemuProcess.start(new DetachedLauncher(), request({ binary }));
+    await expect(failed).rejects.toMatchObject({ output: '' });
+  });
+
   test('tells exit code and last words of a QEMU that ends at once', async () => {
     const binary = script('echo "first line"; echo "no such device" >&2; exit 1');
     await expect(

@@ -32,6 +32,21 @@ describe('running a program', () => {
     });
   });
 
+  test('gives it PATH, a language and what is said, and nothing of its own environment', async () => {
+    process.env['DROVER_TEST_SECRET'] = 'do not tell';
+    const text = await run('/usr/bin/env', [], { limitMs: 5000, env: { MORE: 'x' } });
+    delete process.env['DROVER_TEST_SECRET'];
+    const lines = text.trim().split('\n').sort();
+    expect(lines).toEqual(['LANG=C', 'MORE=x', `PATH=${process.env['PATH']}`]);
+  });
+
+  test('starts it through another program, and names it in what goes wrong', async () => {
+    const through = ['/usr/bin/env', 'ADDED=1'];
+    const options = { limitMs: 5000, through };
+    expect(await run(SHELL, ['-c', 'echo $ADDED'], options)).toBe('1\n');
+    await expect(run(SHELL, ['-c', 'exit 3'], options)).rejects.toThrow('/bin/sh -c ended with');
+  });
+
   test('says which program is missing', async () => {
     await expect(run('/absent/program', [], { limitMs: 5000 })).rejects.toMatchObject({
       name: 'ProcessError',

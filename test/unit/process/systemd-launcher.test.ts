@@ -9,15 +9,15 @@ import { SystemdLauncher } from '../../../src/process/systemd-launcher.js';
  * Stands in for systemd: runs what comes after "--" in the background and remembers the pid. What
  * the real one makes of the options is not tested here.
  */
-const SYSTEMD_RUN = `#!/bin/sh
-printf '%s\\n' "$@" > "$DROVER_TEST_FOLDER/arguments"
+const systemdRun = (folder: string) => `#!/bin/sh
+printf '%s\\n' "$@" > "${folder}/arguments"
 while [ "$1" != "--" ]; do shift; done
 shift
 setsid "$@" > /dev/null 2>&1 &
-echo $! > "$DROVER_TEST_FOLDER/pid"
+echo $! > "${folder}/pid"
 `;
-const SYSTEMCTL = `#!/bin/sh
-cat "$DROVER_TEST_FOLDER/pid"
+const systemctl = (folder: string) => `#!/bin/sh
+cat "${folder}/pid"
 `;
 
 let directory = '';
@@ -27,14 +27,12 @@ beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'drover-systemd-'));
   path = process.env['PATH'] ?? '';
   process.env['PATH'] = `${directory}:${path}`;
-  process.env['DROVER_TEST_FOLDER'] = directory;
-  program('systemd-run', SYSTEMD_RUN);
-  program('systemctl', SYSTEMCTL);
+  program('systemd-run', systemdRun(directory));
+  program('systemctl', systemctl(directory));
 });
 
 afterEach(() => {
   process.env['PATH'] = path;
-  delete process.env['DROVER_TEST_FOLDER'];
   rmSync(directory, { recursive: true, force: true });
 });
 
@@ -63,6 +61,10 @@ describe('the systemd launcher', () => {
         '--property=KillMode=mixed',
         '--property=StandardOutput=append:/run/x/qemu.log',
         '--property=StandardError=append:/run/x/qemu.log',
+        '--property=NoNewPrivileges=yes',
+        '--property=LimitCORE=0',
+        `--setenv=PATH=${process.env['PATH']}`,
+        '--setenv=LANG=C',
         '--',
         '/bin/sleep',
         '60',
@@ -70,6 +72,41 @@ describe('the systemd launcher', () => {
       expect(launched.record.unit).toMatch(/^drover-qemu-1234-[0-9a-f]{8}\.service$/);
       const found = await new SystemdLauncher().adopt(launched.record);
       expect(found?.record).toEqual(launched.record);
+    } finally {
+      launched.kill('SIGKILL');
+      launched.hurry();
+      await launched.exited;
+    }
+  });
+
+  test('holds it to its limits and runs it as its user, with nothing else allowed', async () => {
+    const limits = { memoryBytes: 1024 ** 3, tasks: 300 };
+    const user = { uid: 400_007, gid: 400_007 };
+    const launched = await new SystemdLauncher().launch({ ...REQUEST, user, limits });
+    try {
+      const options = readFileSync(join(directory, 'arguments'), 'utf8').trim().split('\n');
+      const wanted = [
+        '--property=MemoryMax=1073741824',
+        '--property=TasksMax=300',
+        '--property=CapabilityBoundingSet=',
+        '--uid=400007',
+        '--gid=400007',
+      ];
+      expect(options).toEqual(expect.arrayContaining(wanted));
+      expect(options.indexOf('--uid=400007')).toBeLessThan(options.indexOf('--'));
+    } finally {
+      launched.kill('SIGKILL');
+      launched.hurry();
+      await launched.exited;
+    }
+  });
+
+  test('lets no argument be taken for a variable', async () => {
+    const argv = ['-c', 'exec sleep 60 # $HOME $PATH'];
+    const launched = await new SystemdLauncher().launch({ ...REQUEST, command: '/bin/sh', argv });
+    try {
+      const options = readFileSync(join(directory, 'arguments'), 'utf8').trim().split('\n');
+      expect(options.at(-1)).toBe('exec sleep 60 # $$HOME $$PATH');
     } finally {
       launched.kill('SIGKILL');
       launched.hurry();

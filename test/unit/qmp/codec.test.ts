@@ -53,4 +53,30 @@ describe('the decoder of QMP', () => {
     expect(decoder.push(Buffer.from('x'.repeat(90)))).toEqual([]);
     expect(() => decoder.push(Buffer.from('x'.repeat(11)))).toThrow('more than 100 bytes');
   });
+
+  test.each([
+    ['in part', '{"return":{"__pr\\u006fto__":1}}\n'],
+    ['as a whole', '{"a":[{"\\u005f\\u005fproto\\u005f\\u005f":{"polluted":true}}]}\n'],
+  ])('refuses the key __proto__ written in escapes %s', (_name, line) => {
+    expect(() => decode(line)).toThrow(expect.objectContaining({ name: 'QmpProtocolError' }));
+    expect(decode('{"a":"__proto__ \\u005f"}\n')).toEqual([{ a: '__proto__ _' }]);
+  });
+
+  test('keeps little more than the bytes of a line that comes one by one', () => {
+    const decoder = new MessageDecoder();
+    const before = process.memoryUsage().rss;
+    const byte = Buffer.from('x');
+    const start = process.cpuUsage();
+    for (let count = 0; count < 1_000_000; count += 1) decoder.push(byte);
+    expect(process.memoryUsage().rss - before).toBeLessThan(150 * 1024 ** 2);
+    expect(process.cpuUsage(start).user / 1000).toBeLessThan(8000);
+  });
+
+  test('reads the longest message in a short time', () => {
+    const line = `{"a":[${'0,'.repeat(2 * 1024 ** 2 - 10)}0]}\n`;
+    const start = process.cpuUsage();
+    expect(decode(line)).toHaveLength(1);
+    expect(process.cpuUsage(start).user / 1000).toBeLessThan(2500);
+    expect(() => decode(`{"a":"${'x'.repeat(4 * 1024 ** 2)}"}\n`)).toThrow('more than');
+  });
 });

@@ -33,8 +33,10 @@ import {
   commitOutcomeToWire,
   headerFromWire,
   headerToWire,
+  journalIdFromWire,
   peerStateFromWire,
   peerStateToWire,
+  ticketFromWire,
   voteFromWire,
   voteToWire,
 } from '../../../src/rpc/convert-peer.js';
@@ -51,13 +53,22 @@ interface Codec<T> {
 /** Through bytes, as over the network. */
 const sent = <T>(codec: Codec<T>, message: T): T => codec.decode(codec.encode(message).finish());
 
-const text = fc.string({ unit: 'grapheme', maxLength: 20 });
+/** Text without anything that a terminal would obey. */
+const text = fc
+  .string({ unit: 'grapheme', maxLength: 20 })
+  .filter((value) => !/[\p{C}\p{Zl}\p{Zp}]/u.test(value));
+const journalId = fc.stringMatching(/^[A-Za-z0-9-]{0,64}$/);
+/** Of an epoch or a generation. */
+const rankNumber = fc.nat(2 ** 48);
 const whole = fc.maxSafeNat();
-const small = fc.nat(2 ** 32 - 1);
 const uuid = fc.uuid();
 /** The generated code drops the one key that could change an object's prototype. */
 const key = fc.string({ minLength: 1, maxLength: 9 }).filter((name) => name !== '__proto__');
 const map = <T>(value: fc.Arbitrary<T>) => fc.dictionary(key, value, { noNullPrototype: true });
+/** A name of a device or of a CPU's feature. */
+const plain = fc.stringMatching(/^[a-z][A-Za-z0-9_-]{0,19}$/);
+const mapOf = <T>(value: fc.Arbitrary<T>) =>
+  fc.dictionary(plain, value, { noNullPrototype: true, maxKeys: 32 });
 const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 const anyPhase = fc.constantFrom(...(Object.keys(PHASES) as Phase[]));
 
@@ -108,12 +119,12 @@ describe('what agents tell each other', () => {
       migrationId: uuid,
       attempt: fc.integer({ min: 1, max: 2 ** 32 - 1 }),
       domainUuid: uuid,
-      epoch: whole,
-      generation: whole,
+      epoch: rankNumber,
+      generation: rankNumber,
       sourceHost: fc.constant('host-a'),
       destinationHost: fc.constant('host-b'),
-      sourceJournalId: text,
-      destinationJournalId: text,
+      sourceJournalId: journalId,
+      destinationJournalId: journalId,
     });
     fc.assert(
       fc.property(header, (given) => {
@@ -128,6 +139,11 @@ describe('what agents tell each other', () => {
     ['attempt', 0],
     ['sourceHost', ''],
     ['destinationHost', ''],
+    ['sourceJournalId', 'x'.repeat(65)],
+    ['sourceJournalId', '../journal'],
+    ['destinationJournalId', 'a\nb'],
+    ['epoch', Number.MAX_SAFE_INTEGER],
+    ['generation', Number.MAX_SAFE_INTEGER],
   ])('is refused with a header whose %s is %j', (field, value) => {
     const good = headerToWire({
       migrationId: '4e9b8f3a-6f39-4b43-9a53-0d3a6f1f5b11',
@@ -149,20 +165,21 @@ describe('what agents tell each other', () => {
   it('is the same launch spec', () => {
     const launchSpec = fc.record({
       spec: fc.constant(spec),
-      cpuModel: text,
-      cpuFeatures: map(fc.boolean()),
-      cpuProperties: map(text),
-      pciSlots: map(small),
-      kernelSha256: text,
-      qemuVersion: text,
+      cpuModel: plain,
+      cpuFeatures: mapOf(fc.boolean()),
+      cpuProperties: mapOf(fc.stringMatching(/^[\x20-\x2b\x2d-\x7e]{1,128}$/)),
+      pciSlots: mapOf(fc.nat(31)),
+      kernelSha256: fc.stringMatching(/^([0-9a-f]{64}(\+[0-9a-f]{64})?)?$/),
+      qemuVersion: fc.stringMatching(/^\d{1,4}(\.\d{1,4}){2}$/),
       disks: fc.array(
         fc.record({
-          diskId: text,
-          sizeBytes: whole,
-          allocatedBytes: whole,
+          diskId: plain,
+          sizeBytes: fc.maxSafeNat().map((bytes) => bytes % 2 ** 46),
+          allocatedBytes: fc.maxSafeNat().map((bytes) => bytes % 2 ** 50),
           mirrored: fc.boolean(),
-          imageSha256: text,
+          imageSha256: fc.stringMatching(/^([0-9a-f]{64})?$/),
         }),
+        { maxLength: 32 },
       ),
     });
     fc.assert(
@@ -201,13 +218,37 @@ describe('what agents tell each other', () => {
     }
   });
 
+  it.each([
+    ['address', '/run/x.sock'],
+    ['address', 'a,b=c'],
+    ['address', ''],
+    ['port', 0],
+    ['port', 65_536],
+    ['pskIdentity', 'a\nroot:00'],
+    ['psk', Buffer.alloc(16)],
+    ['exports', [{ diskId: 'a', exportName: '../x' }]],
+    ['exports', Array(33).fill({ diskId: 'a', exportName: 'b' })],
+  ])('is no disk server with %s %j', (field, value) => {
+    const good = {
+      address: '10.0.0.1',
+      port: 49_500,
+      pskIdentity: 'one',
+      psk: Buffer.alloc(32, 1),
+      exports: [{ diskId: 'root', exportName: 'root' }],
+    };
+    expect(() => diskServerFromWire(good)).not.toThrow();
+    expect(() => diskServerFromWire({ ...good, [field]: value })).toThrow(
+      expect.objectContaining({ reason: 'REQUEST_INVALID' }),
+    );
+  });
+
   it('is the same disk server, key included', () => {
     const server = fc.record({
-      address: text,
-      port: small,
-      pskIdentity: text,
-      psk: fc.uint8Array({ maxLength: 32 }),
-      exports: fc.array(fc.record({ diskId: text, exportName: text })),
+      address: fc.oneof(fc.ipV4(), fc.ipV6(), fc.domain()),
+      port: fc.integer({ min: 1, max: 65_535 }),
+      pskIdentity: plain,
+      psk: fc.uint8Array({ minLength: 32, maxLength: 32 }),
+      exports: fc.array(fc.record({ diskId: plain, exportName: plain }), { maxLength: 32 }),
     });
     fc.assert(
       fc.property(server, (given) => {
@@ -220,7 +261,7 @@ describe('what agents tell each other', () => {
   it('is the same state, outcome and vote', () => {
     const record = fc.constantFrom(...(Object.keys(RECORDS) as (keyof typeof RECORDS)[]));
     const rank = fc.record({ epoch: whole, generation: whole });
-    const state = fc.record({ record, rank, journalId: text, failure: maybe(failure) });
+    const state = fc.record({ record, rank, journalId, failure: maybe(failure) });
     const outcome: fc.Arbitrary<CommitOutcome> = fc.oneof(
       fc.record({
         outcome: fc.constant('RUNNING' as const),
@@ -229,7 +270,7 @@ describe('what agents tell each other', () => {
       fc.constant({ outcome: 'OWNED_LOST' as const }),
       fc.record({ outcome: fc.constant('REFUSED' as const), failure: maybe(failure) }),
     );
-    const vote = fc.record({ journalId: text, allocatedBytes: map(whole) });
+    const vote = fc.record({ journalId, allocatedBytes: map(whole) });
     fc.assert(
       fc.property(state, outcome, vote, (aState, anOutcome, aVote) => {
         expect(peerStateFromWire(sent(WirePeerState, peerStateToWire(aState)))).toEqual(aState);
@@ -250,6 +291,32 @@ describe('what agents tell each other', () => {
       const response = CommitResponse.decode(Buffer.from(bytes));
       expect(() => commitOutcomeFromWire(response)).toThrow(skew);
     }
+  });
+
+  it('is short and one line of text where it is for people, whatever a peer says', () => {
+    const long = `\u001b[2J\r\nall is well\u202e${'x'.repeat(1e5)}`;
+    const facts = Array.from({ length: 1_000 }, (_, i) => [`${i}${long}`, long] as const);
+    const failure = failureFromWire(
+      WireFailure.fromPartial({
+        reason: long,
+        message: long,
+        hint: long,
+        metadata: Object.fromEntries(facts),
+      }),
+    );
+    const told = JSON.stringify(failure);
+    expect(told.length).toBeLessThan(20_000);
+    expect(told).not.toMatch(/\\u001b|\\r|\\n|\u202e/);
+    expect(failure.message).toMatch(/^\?\[2J all is well\?x/);
+  });
+
+  it.each([
+    ['a journal', () => voteFromWire({ journalId: 'x'.repeat(65), allocatedBytes: {} })],
+    ['a journal', () => journalIdFromWire('a b')],
+    ['a ticket', () => ticketFromWire('')],
+    ['a ticket', () => ticketFromWire('x'.repeat(2 ** 20))],
+  ])('is refused where it is what is no name of %s', (_what, read) => {
+    expect(read).toThrow(expect.objectContaining({ reason: 'REQUEST_INVALID' }));
   });
 
   it('is the same failure, and INTERNAL where only a newer peer knows the reason', () => {

@@ -72,7 +72,7 @@ describe('an error on its way through a status', () => {
     for (const detail of status.extra) {
       if (detail.$type === 'google.rpc.ErrorInfo') detail.domain = 'elsewhere';
     }
-    expect(toReasonedError(status, NO_ANSWER).reason).toBe('INTERNAL');
+    expect(toReasonedError(status, NO_ANSWER).reason).toBe('LIMIT_REACHED');
   });
 
   it('stays small however much it says', () => {
@@ -108,7 +108,7 @@ describe('a status that gRPC made itself', () => {
     [Status.PERMISSION_DENIED, 'PERMISSION_DENIED'],
     [Status.UNAUTHENTICATED, 'TLS_PEER_REJECTED'],
     [Status.UNKNOWN, 'INTERNAL'],
-    [Status.RESOURCE_EXHAUSTED, 'INTERNAL'],
+    [Status.RESOURCE_EXHAUSTED, 'LIMIT_REACHED'],
   ])('with code %s is %s', (code, reason) => {
     expect(reasonOf(code)).toMatchObject({
       reason,

@@ -197,4 +197,26 @@ describe('a domain spec', () => {
     expect(spec.uuid).toBe('f81d4fae-7dec-11d0-a765-00a0c91e6bf6');
     expect(spec.nics[0]?.mac).toBe('52:54:00:ab:cd:ef');
   });
+
+  it.each([
+    ['a value without a text', { toString: 0 }],
+    ['a number that is no JSON', 1n],
+    ['an object without a prototype', Object.create(null)],
+    ['a very long text', 'x'.repeat(1024 ** 2)],
+    ['very many things', Array(20_000).fill({ id: '/', pool: '/' })],
+  ])('is refused in few words, and never thrown about, with %s anywhere', (_name, value) => {
+    for (const key of ['name', 'machine', 'accelerator', 'disks', 'nics', 'serial', 'kernel']) {
+      for (const fields of [
+        { [key]: value },
+        { disks: [{ id: value, bus: 'ide', image: value }] },
+      ]) {
+        const { violations } = checkDomainSpec({ ...least, ...fields });
+        expect(violations.length, key).toBeGreaterThan(0);
+        expect(JSON.stringify(violations).length).toBeLessThan(20_000);
+      }
+    }
+    let deep: object = {};
+    for (let depth = 0; depth < 50_000; depth += 1) deep = { deep };
+    expect(checkDomainSpec(deep).violations.length).toBeGreaterThan(0);
+  });
 });

@@ -146,4 +146,29 @@ describe('a domain file', () => {
     const text = readFileSync('docs/domain.example.yaml', 'utf8');
     expect(parseDomainFile(text, 'domain.example.yaml').name).toBeTypeOf('string');
   });
+
+  it('is refused soon and in few words, whatever it is', () => {
+    const keys = Array.from({ length: 20_000 }, (_, index) => `k${index}: 1`).join('\n');
+    const texts = [
+      keys,
+      'a: b\n@\n'.repeat(5000),
+      '['.repeat(5000),
+      '{a: '.repeat(5000),
+      `a: ${'- '.repeat(5000)}`,
+      `${'x'.repeat(5000)}: 1\n`,
+    ];
+    for (const text of texts) {
+      const error = failure(() => parseDomainFile(text, 'web1.yaml'));
+      expect(error.message.length + JSON.stringify(error.violations).length).toBeLessThan(30_000);
+    }
+    const long = failure(() => parseDomainFile(`# ${'x'.repeat(1024 ** 2)}`, 'web1.yaml'));
+    expect(long.violations[0]?.message).toContain('more than 1048576 characters');
+  });
+
+  it('has every key once, and no deep groups', () => {
+    const twice = failure(() => parseDomainFile('name: a\nname: b\n', 'web1.yaml'));
+    expect(twice.message).toContain('line 2: name is there twice');
+    const deep = failure(() => parseDomainFile(`name: ${'['.repeat(30)}${']'.repeat(30)}`, 'x'));
+    expect(deep.message).toContain('nested more than 20 deep');
+  });
 });

@@ -1,0 +1,251 @@
+import type { ByteStream } from '../channel/types.js';
+import type { LaunchSpec } from '../domain/launch-spec.js';
+import type { WaitOptions } from '../domain/types.js';
+import type { AuditLog } from '../util/audit.js';
+import { RateLimit } from '../util/rate-limit.js';
+import type { DestinationContext } from './destination-context.js';
+import { MigrationError } from './errors.js';
+import { isTerminal } from './migration.js';
+import type { PeerHandler, PeerHeader, PeerState, Prepared } from './peer.js';
+import type { MigrationRegistry } from './registry.js';
+
+/** What other hosts may ask of this one at once. */
+export interface IncomingLimits {
+  /** Migrations that arrive at once, in all. */
+  readonly incoming: number;
+  /** The same from one host. */
+  readonly incomingPerPeer: number;
+  /**
+   * Milliseconds that an incoming migration may go without any progress: a further step, blocks of
+   * its disks, bytes of its RAM. It is given up then, whatever its source says.
+   */
+  readonly leaseMs: number;
+}
+
+export const DEFAULT_INCOMING_LIMITS: IncomingLimits = {
+  incoming: 64,
+  incomingPerPeer: 32,
+  leaseMs: 600_000,
+};
+
+/** Each one writes a journal and looks at the pools, also where it is refused. */
+const PREPARES_PER_MINUTE = 240;
+const MINUTE_MS = 60_000;
+const KNOWN_PEERS = 1_000;
+/** How often leases are looked at, in parts of the lease. */
+const LOOKS = 10;
+/** Less RAM than this is no progress. */
+const PIECE_BYTES = 64 * 1024;
+/** Each takes a QEMU of its own; sources give up long before. */
+const ATTEMPTS_LIMIT = 32;
+
+/** What the limits are about. */
+export interface LimitedTools {
+  readonly host: string;
+  readonly limits: IncomingLimits;
+  readonly registry: MigrationRegistry;
+  readonly incoming: PeerHandler & { find(migrationId: string): DestinationContext | undefined };
+  readonly audit: AuditLog;
+}
+
+/** What has happened of one migration. */
+interface Lease {
+  readonly sourceHost: string;
+  steps: string;
+  ramBytes: number;
+  /** All of it when it was looked at last. */
+  mark: string;
+  renewedMs: number;
+}
+
+/**
+ * Stands in front of the destination's half: refuses more migrations than may arrive at once, and
+ * gives up those in which nothing happens any more. A source that answers every question and does
+ * nothing else holds memory, disks and a port no longer than its lease.
+ */
+export class LimitedArrivals implements PeerHandler {
+  readonly #tools: LimitedTools;
+  readonly #prepares = new RateLimit<undefined>({
+    perKey: PREPARES_PER_MINUTE,
+    windowMs: MINUTE_MS,
+    keys: KNOWN_PEERS,
+  });
+  /** Sources of prepares that have not been answered, by migration. */
+  readonly #beginning = new Map<string, string>();
+  readonly #leases = new Map<string, Lease>();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(tools: LimitedTools) {
+    this.#tools = tools;
+    const everyMs = Math.min(MINUTE_MS, tools.limits.leaseMs / LOOKS);
+    this.#timer = setInterval(() => void this.#look(), everyMs).unref();
+  }
+
+  /** @throws MigrationError `LIMIT_REACHED`, and whatever the destination's half throws */
+  async prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared> {
+    const { migrationId, sourceHost } = header;
+    const { incoming } = this.#tools;
+    const known = incoming.find(migrationId) || this.#beginning.has(migrationId);
+    if (known) return await incoming.prepare(header, launchSpec);
+    this.#admit(sourceHost);
+    this.#beginning.set(migrationId, sourceHost);
+    try {
+      return await incoming.prepare(header, launchSpec);
+    } finally {
+      this.#beginning.delete(migrationId);
+    }
+  }
+
+  async exportDisks(header: PeerHeader) {
+    const address = await this.#tools.incoming.exportDisks(header);
+    this.#step(header, 'exported');
+    return address;
+  }
+
+  async acceptRam(header: PeerHeader) {
+    if (header.attempt > ATTEMPTS_LIMIT) {
+      throw reached('attempts of one migration', ATTEMPTS_LIMIT, header.sourceHost);
+    }
+    const answer = await this.#tools.incoming.acceptRam(header);
+    this.#step(header, 'waiting for RAM');
+    return answer;
+  }
+
+  streamRam(
+    ticket: string,
+    caller: string,
+    stream: ByteStream,
+    options: WaitOptions,
+  ): Promise<void> {
+    const found = this.#coming().find(
+      ([, { context, lease }]) => context.ticket === ticket && lease.sourceHost === caller,
+    );
+    const counted = found ? countBytes(stream, found[1].lease) : stream;
+    return this.#tools.incoming.streamRam(ticket, caller, counted, options);
+  }
+
+  awaitLoaded(header: PeerHeader, options: WaitOptions) {
+    return this.#tools.incoming.awaitLoaded(header, options);
+  }
+
+  commit(header: PeerHeader, guest: { readonly paused: boolean }) {
+    return this.#tools.incoming.commit(header, guest);
+  }
+
+  revoke(header: PeerHeader) {
+    return this.#tools.incoming.revoke(header);
+  }
+
+  abort(header: PeerHeader) {
+    return this.#tools.incoming.abort(header);
+  }
+
+  queryMigration(header: PeerHeader, own: PeerState) {
+    return this.#tools.incoming.queryMigration(header, own);
+  }
+
+  sourceGone(header: PeerHeader) {
+    return this.#tools.incoming.sourceGone(header);
+  }
+
+  /** Ends the look at leases. */
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  #admit(sourceHost: string): void {
+    const nowMs = performance.now();
+    this.#prepares.sweep(nowMs);
+    if (!this.#prepares.take(sourceHost, undefined, nowMs)) {
+      throw reached('prepares of one host within a minute', PREPARES_PER_MINUTE, sourceHost);
+    }
+    const sources = new Map(this.#coming().map(([id, { lease }]) => [id, lease.sourceHost]));
+    for (const [id, source] of this.#beginning) sources.set(id, source);
+    const { incoming, incomingPerPeer } = this.#tools.limits;
+    if (sources.size >= incoming) throw reached('limits.incoming', incoming, sourceHost);
+    const own = [...sources.values()].filter((source) => source === sourceHost).length;
+    if (own < incomingPerPeer) return;
+    throw reached('limits.incoming_per_peer', incomingPerPeer, sourceHost);
+  }
+
+  /** The migrations that are on their way in, each with its lease. */
+  #coming(): (readonly [string, { context: DestinationContext; lease: Lease }])[] {
+    const { registry, incoming, host } = this.#tools;
+    const found = registry
+      .list('')
+      .flatMap(({ migrationId, destinationHost, sourceHost, state }) => {
+        if (destinationHost !== host || isTerminal(state)) return [];
+        const context = incoming.find(migrationId);
+        if (!context?.coming) return [];
+        return [[migrationId, { context, lease: this.#lease(migrationId, sourceHost) }] as const];
+      });
+    const ids = new Set(found.map(([id]) => id));
+    for (const id of this.#leases.keys()) if (!ids.has(id)) this.#leases.delete(id);
+    return found;
+  }
+
+  #lease(migrationId: string, sourceHost: string): Lease {
+    const renewedMs = performance.now();
+    const fresh = { sourceHost, steps: '', ramBytes: 0, mark: '', renewedMs };
+    const lease = this.#leases.get(migrationId) ?? fresh;
+    this.#leases.set(migrationId, lease);
+    return lease;
+  }
+
+  /** A step counts once: a source cannot live on repeating it. */
+  #step({ migrationId, sourceHost }: PeerHeader, name: string): void {
+    const lease = this.#lease(migrationId, sourceHost);
+    if (!lease.steps.includes(name)) lease.steps += `${name},`;
+  }
+
+  async #look(): Promise<void> {
+    await Promise.all(
+      this.#coming().map(async ([id, { context, lease }]) => {
+        const written = await context.written().catch(() => '');
+        const mark = `${lease.steps} ${Math.floor(lease.ramBytes / PIECE_BYTES)} ${written}`;
+        if (mark !== lease.mark) {
+          lease.mark = mark;
+          lease.renewedMs = performance.now();
+        } else if (performance.now() - lease.renewedMs >= this.#tools.limits.leaseMs) {
+          await this.#expire(id, context, lease);
+        }
+      }),
+    );
+  }
+
+  async #expire(id: string, context: DestinationContext, lease: Lease): Promise<void> {
+    const { leaseMs } = this.#tools.limits;
+    const message = `Nothing has come from ${lease.sourceHost} for ${leaseMs / 1000} s.`;
+    const facts = { limit: 'limits.lease_ms', limit_ms: leaseMs };
+    this.#tools.audit.record({
+      caller: `host/${lease.sourceHost}`,
+      action: 'LEASE_EXPIRED',
+      decision: 'EVENT',
+      reason: 'STALLED',
+      subject: id,
+      message,
+    });
+    await context.expire(new MigrationError('STALLED', message, { side: 'source', facts }));
+  }
+}
+
+function countBytes(stream: ByteStream, lease: Lease): ByteStream {
+  async function* counted() {
+    for await (const chunk of stream.incoming) {
+      lease.ramBytes += chunk.byteLength;
+      yield chunk;
+    }
+  }
+  return {
+    incoming: counted(),
+    write: (chunk) => stream.write(chunk),
+    end: () => stream.end(),
+    reset: (reason) => stream.reset(reason),
+  };
+}
+
+function reached(limit: string, value: number, sourceHost: string): MigrationError {
+  const message = `${sourceHost} has reached a limit of this host: ${limit} is ${value}.`;
+  const facts = { limit, limit_value: value };
+  return new MigrationError('LIMIT_REACHED', message, { side: 'destination', facts });
+}

@@ -1,0 +1,16 @@
+import { journal } from './journal.js';
+import type { Target } from './target.js';
+import { config, domainFile, domainSpec } from './text.js';
+import { launchSpecTarget, peerMessages, qmp, ramMessages } from './wire.js';
+
+/** Every parser of what does not come from Drover itself, or may have been damaged since. */
+export const targets: readonly Target[] = [
+  qmp,
+  journal,
+  config,
+  domainFile,
+  domainSpec,
+  launchSpecTarget,
+  ramMessages,
+  peerMessages,
+];
