@@ -54,6 +54,9 @@ export class QemuFaults implements Disposable {
         { cause: error, side: this.#side, facts: { limit_ms: error.limitMs } },
       );
     }
+    // A QEMU whose guest has powered off cancels its jobs on its way out.
+    const failed = error instanceof DomainError && error.reason === 'MIRROR_FAILED';
+    if (failed && this.#guestStopped) return await this.#stopped(doing, error);
     return error instanceof Error ? error : new Error(String(error));
   }
 
@@ -70,12 +73,7 @@ export class QemuFaults implements Disposable {
     );
     if (end === 'lives') return this.#disconnected(doing, cause);
     const exit = end;
-    if (this.#guestStopped && this.#side === 'source') {
-      return new DomainError('GUEST_STOPPED', `The guest powered off while ${doing}.`, {
-        cause,
-        side: this.#side,
-      });
-    }
+    if (this.#guestStopped && this.#side === 'source') return await this.#stopped(doing, cause);
     const how = exit ? describeExit(exit) : 'closed its monitor';
     const log = (await this.#process.logTail()).trim();
     return new DomainError(
@@ -96,6 +94,14 @@ export class QemuFaults implements Disposable {
 
   [Symbol.dispose](): void {
     this.#shutdown[Symbol.dispose]();
+  }
+
+  /** Waits for its QEMU, which is on its way out, so that nobody takes it for one that lives. */
+  async #stopped(doing: string, cause: unknown): Promise<DomainError> {
+    using limit = withTimeout(undefined, EXIT_LIMIT_MS, () => new Error('QEMU did not end.'));
+    await untilAborted(this.#process.exited, limit.signal).catch(() => undefined);
+    const options = { cause, side: this.#side };
+    return new DomainError('GUEST_STOPPED', `The guest powered off while ${doing}.`, options);
   }
 
   #disconnected(doing: string, cause: unknown): DomainError {

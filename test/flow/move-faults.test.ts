@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from 'vitest';
 import { ReasonedError } from '../../src/util/reasoned-error.js';
+import type { FakeQemu } from '../support/fake-qemu/qemu.js';
 import { die, FakeLauncher, judgeFakeGuest, refuse } from '../support/fake-qemu.js';
 import { moveGuest } from '../support/move-guest.js';
 import { type Actor, QemuStage } from '../support/qemu-stage.js';
@@ -145,4 +146,25 @@ test('when the source QEMU dies at any command, the move says so and the guest r
     expect(launcher.qemus[1]?.acknowledged).toEqual([]);
     await stage[Symbol.asyncDispose]();
   }
+});
+
+test('a guest that powers off while its mirrors settle has stopped; no mirror has failed', async () => {
+  const source = await open();
+  launcher.faults.add({
+    at: { command: 'block-job-cancel' },
+    incoming: false,
+    action: async (target) => {
+      const qemu = target as FakeQemu;
+      const { jobs } = qemu;
+      // In QEMU's order: it ends its jobs on its way out.
+      await qemu.emit('SHUTDOWN', { guest: true, reason: 'guest-shutdown' });
+      for (const job of jobs.values()) job.cancel(true);
+      await expect
+        .poll(() => [...jobs.values()].every(({ status }) => status === 'concluded'))
+        .toBe(true);
+      qemu.exit(0);
+    },
+  });
+  const { error } = await attempt(source, 'd-off');
+  expect(error).toMatchObject({ reason: 'GUEST_STOPPED' });
 });
