@@ -174,6 +174,7 @@ async function domainSettings(
       path: kernel,
       initrdPath: initrd,
     })),
+    networks: config.networks,
     binary,
     ...confinement(config, logger, parts.launcher),
     system: parts.system ?? hostSystem,

@@ -10,6 +10,7 @@ const SOCKET_PATH_BYTES = 107;
 const DOMAIN_SOCKET_BYTES = 1 + 36 + 1 + 20;
 
 const HOST_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const INTERFACE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/;
 const CATALOGUE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$/;
 /** As long as callers of ResolveMigration wait. */
 const FENCE_LIMIT_MS = 600_000;
@@ -59,6 +60,17 @@ export function configSchema(folder: string) {
     },
     GROUP,
   );
+  const bridge = text(
+    INTERFACE_NAME,
+    'must be the name of a bridge: up to 15 letters, digits, `.`, `_` or `-`, not first a sign',
+  );
+  const networks = z.strictObject(
+    {
+      bridges: z.array(bridge, { error: 'must be a list of bridges' }).default([]),
+      user: flag(false),
+    },
+    GROUP,
+  );
   const peer = z.strictObject({ name: hostName, address: address() }, GROUP);
   const fence = z.strictObject(
     {
@@ -78,6 +90,7 @@ export function configSchema(folder: string) {
         data: data.prefault({}),
         pools: namedList(pool, 'pools'),
         kernels: namedList(kernel, 'kernels'),
+        networks: networks.prefault({}),
         peers: namedList(peer, 'peers'),
         fence: fence.optional(),
         limits: limitsSchema().prefault({}),

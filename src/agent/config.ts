@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
+import type { Networks } from '../domain/host-settings.js';
 import { parseStrict } from '../spec/strict-yaml.js';
 import { formatAddress } from '../util/address.js';
 import { ReasonedError } from '../util/reasoned-error.js';
@@ -36,6 +37,8 @@ export interface AgentConfig {
   };
   readonly pools: readonly PoolConfig[];
   readonly kernels: readonly KernelConfig[];
+  /** What network interfaces of domains may be connected to. Default: nothing. */
+  readonly networks: Networks;
   /** The other hosts. An entry for this host itself is left out. */
   readonly peers: readonly PeerConfig[];
   /** What makes sure that another host runs nothing any more. Default: none. */

@@ -3,7 +3,8 @@ import { type Clock, systemClock } from '../util/clock.js';
 import { hasEnded } from './figures.js';
 import { render } from './progress.js';
 import { progressKey, progressLine } from './progress-line.js';
-import { canRedraw, styleOf, type TextStream, widthOf } from './style.js';
+import { printable } from './report.js';
+import { canRedraw, PLAIN, styleOf, type TextStream, widthOf } from './style.js';
 
 /** Shows how a migration goes. */
 export interface ProgressDisplay {
@@ -54,7 +55,8 @@ function liveDisplay(
   const draw = () => {
     if (!latest) return;
     const maxDisks = Math.max(1, (stream.rows || 24) - OTHER_ROWS);
-    const lines = render(latest, { width: columns(), style, now: clock.date(), maxDisks });
+    const page = { width: columns(), style, now: clock.date(), maxDisks };
+    const lines = render(latest, page).map((line) => printable(line, style));
     stream.write(`${upToStart()}${lines.map((line) => `${line}\x1b[K\n`).join('')}\x1b[J`);
     drawn = lines;
   };
@@ -87,7 +89,7 @@ function lineDisplay(stream: TextStream, clock: Clock): ProgressDisplay {
       if (key === lastKey && (clock.nowMs() < dueMs || hasEnded(migration))) return;
       lastKey = key;
       lastMs = clock.nowMs();
-      stream.write(`${progressLine(migration, clock.date())}\n`);
+      stream.write(`${printable(progressLine(migration, clock.date()), PLAIN)}\n`);
     },
     end() {},
   };

@@ -37,6 +37,17 @@ export interface HostSystem {
   deleteTap(name: string): Promise<void>;
 }
 
+/** What network interfaces of domains may be connected to. */
+export interface Networks {
+  /** Names of bridges, for interfaces of type tap. */
+  readonly bridges: readonly string[];
+  /**
+   * Whether there are interfaces of type user: QEMU's own address translation, through which a
+   * guest reaches what this host reaches, its loopback included.
+   */
+  readonly user: boolean;
+}
+
 /** Everything that the domains of a host are made with. */
 export interface HostSettings {
   /** The host's name, as in its certificate. */
@@ -51,6 +62,7 @@ export interface HostSettings {
   readonly data: { readonly address: string; readonly ports: readonly [number, number] };
   readonly pools: readonly Pool[];
   readonly kernels: readonly Kernel[];
+  readonly networks: Networks;
   readonly binary: Binary;
   readonly launcher: Launcher;
   readonly system: HostSystem;

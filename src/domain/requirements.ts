@@ -26,12 +26,7 @@ export async function checkRequirements(
   } else await refusals.check('accelerator', () => resources.users.groupFor(spec));
   if (spec.kernel !== '') await refusals.check('kernel', () => checkKernel(spec, resources));
   await checkDisks(spec, resources, refusals, options);
-  for (const [index, { type, bridge }] of spec.nics.entries()) {
-    if (type !== 'tap' || (await system.bridgeExists(bridge))) continue;
-    refusals.add('BRIDGE_MISSING', `nics[${index}].bridge`, `${host} has no bridge ${bridge}`, {
-      bridge,
-    });
-  }
+  await checkNetworks(spec, resources, refusals);
 }
 
 /**
@@ -67,6 +62,28 @@ function checkMachine(spec: DomainSpec, resources: HostResources, refusals: Refu
   } else if (spec.vcpus > machine.maxVcpus) {
     const message = `${machine.name} takes at most ${machine.maxVcpus} virtual CPUs`;
     refusals.add('SPEC_INVALID', 'vcpus', message);
+  }
+}
+
+/** A domain may come from another host, and must not reach what nobody here meant it to. */
+async function checkNetworks(
+  { nics }: DomainSpec,
+  { settings }: HostResources,
+  refusals: Refusals,
+): Promise<void> {
+  const { host, networks, system } = settings;
+  for (const [index, { type, bridge }] of nics.entries()) {
+    if (type === 'user') {
+      if (networks.user) continue;
+      const message = `${host} offers no networks of type user`;
+      refusals.add('NETWORK_NOT_OFFERED', `nics[${index}].type`, message);
+    } else if (!networks.bridges.includes(bridge)) {
+      const message = `${host} does not offer the bridge ${bridge}`;
+      refusals.add('NETWORK_NOT_OFFERED', `nics[${index}].bridge`, message, { bridge });
+    } else if (!(await system.bridgeExists(bridge))) {
+      const message = `${host} has no bridge ${bridge}`;
+      refusals.add('BRIDGE_MISSING', `nics[${index}].bridge`, message, { bridge });
+    }
   }
 }
 

@@ -5,6 +5,7 @@ import { asReasoned } from '../migration/errors.js';
 import type { Statement } from '../migration/ownership-verdict.js';
 import type { PeerCalls, PeerDirectory } from '../migration/peer.js';
 import type { Question } from '../migration/who-runs.js';
+import { plainText } from '../util/plain-text.js';
 import { Connection } from './connection.js';
 import { statementsFromWire } from './convert-ownership.js';
 import type { TlsSource } from './credentials.js';
@@ -12,6 +13,8 @@ import { PeerClient } from './peer-client.js';
 import { PEER_CHANNEL_OPTIONS } from './settings.js';
 
 const ASK_LIMIT_MS = 3_000;
+/** Characters of what a peer says that its version is. */
+const VERSION_LIMIT = 64;
 
 /**
  * Finds the agents of other hosts by the names in the configuration, and keeps one client for each.
@@ -72,7 +75,7 @@ export class PeerClients implements PeerDirectory, Disposable {
       return {
         ...peer,
         reachable: true,
-        agentVersion: host?.agentVersion ?? '',
+        agentVersion: plainText(host?.agentVersion ?? '', VERSION_LIMIT),
         problem: '',
         roundTripMs: Math.round(performance.now() - startedMs),
       };

@@ -191,6 +191,12 @@ export const REASONS = {
     'The host has no such bridge.',
     "Create the bridge, or change the domain's network interface.",
   ),
+  NETWORK_NOT_OFFERED: r(
+    'FAILED_PRECONDITION',
+    false,
+    'The host does not offer this network to domains.',
+    "Add it to `networks` of the host's agent, or change the domain's network interface.",
+  ),
   DISK_TARGET_MISSING: r(
     'FAILED_PRECONDITION',
     false,

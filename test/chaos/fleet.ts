@@ -181,6 +181,7 @@ export class ChaosFleet implements AsyncDisposable {
         qemu: { uids: { first: 400_000, last: 465_535 } },
         pools: [{ name: 'default', path: join(home, 'pool'), shared: false }],
         kernels: [],
+        networks: { bridges: [], user: false },
         peers: [peer('control')],
       };
       const configFile = join(home, 'agent.yaml');

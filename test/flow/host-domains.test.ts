@@ -60,6 +60,25 @@ describe("a host's domains", () => {
     expect(await here.domains.list()).toHaveLength(1);
   });
 
+  it('are connected to nothing but what their host offers', async () => {
+    const closed = await new FakeHost({ networks: { bridges: ['br1'], user: false } }).open();
+    const nics = [
+      { id: 'a', type: 'tap', bridge: 'br0' },
+      { id: 'b', type: 'tap', bridge: 'br1' },
+      { id: 'c', type: 'user' },
+    ];
+    const refused = closed.domains.create({ ...spec, nics }, { signal });
+    await expect(refused).rejects.toMatchObject({
+      violations: [
+        { reason: 'NETWORK_NOT_OFFERED', subject: 'nics[0].bridge' },
+        { reason: 'BRIDGE_MISSING', subject: 'nics[1].bridge' },
+        { reason: 'NETWORK_NOT_OFFERED', subject: 'nics[2].type' },
+      ],
+    });
+    expect(closed.taps.size).toBe(0);
+    await closed.close();
+  });
+
   it('get taps of their own, which go with QEMU', async () => {
     const nics = [
       { id: 'a', type: 'tap', bridge: 'br0' },

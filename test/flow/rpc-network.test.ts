@@ -141,6 +141,15 @@ describe('an agent that cannot be reached', () => {
     await silent.close();
   });
 
+  it('takes of the version that a peer says it has no more than a line of text', async () => {
+    const agentVersion = `1.0\u001b[2J\n${'x'.repeat(100_000)}`;
+    await using agent = await startFakeAgent(await certificates.host('host-b'), { agentVersion });
+    using peers = peersOf('host-a', await certificates.host('host-a'), { 'host-b': agent.address });
+    const [peer] = await peers.describe();
+    expect(peer?.agentVersion).toMatch(/^1\.0\?\[2J x+…$/);
+    expect(peer?.agentVersion.length).toBeLessThan(100);
+  });
+
   it('is listed as not reachable, with the reason, beside those that answer', async () => {
     await using agent = await startFakeAgent(await certificates.host('host-b'));
     using peers = peersOf('host-a', await certificates.host('host-a'), {

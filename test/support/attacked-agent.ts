@@ -35,7 +35,7 @@ export class AttackedAgent implements AsyncDisposable {
   async survive<T>(attack: () => Promise<T>): Promise<T> {
     const before = memoryMib();
     const { client } = this.hosts.host('alpha');
-    const { result } = await whileAnswering(client, attack);
+    const result = await whileAnswering(client, attack);
     await whileAnswering(client, async () => undefined);
     expect(memoryMib() - before, 'MiB more than before').toBeLessThan(GROWTH_MIB);
     const [guest] = this.hosts.launcher('alpha').alive;

@@ -55,6 +55,8 @@ export interface FakePorts {
   readonly ownership?: Partial<OwnershipPort>;
   readonly resolve?: Partial<ResolvePort>;
   readonly audit?: AuditLog;
+  /** What it says that its version is. */
+  readonly agentVersion?: string;
   /** What differs from the defaults. */
   readonly limits?: Partial<ConnectionLimits>;
 }
@@ -76,7 +78,7 @@ export async function startFakeAgent(tls: TlsSource, ports: FakePorts = {}): Pro
     address: ports.address ?? '127.0.0.1:0',
     socketPath,
     tls,
-    agentVersion: '0.0.0-test',
+    agentVersion: ports.agentVersion ?? '0.0.0-test',
     log,
     audit: ports.audit ?? noAudit,
     limits: { ...DEFAULT_CONNECTION_LIMITS, ...ports.limits },

@@ -110,6 +110,7 @@ export class Fleet implements AsyncDisposable {
         ...(options.sharedPool ? [{ name: 'common', path: common, shared: true }] : []),
       ],
       kernels: options.kernels ?? [],
+      networks: { bridges: ['br0', 'nobridge0'], user: true },
       peers: peers.filter(({ name }) => name !== host),
     };
     return options.config?.(host, config) ?? config;

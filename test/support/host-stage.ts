@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DirectoryPool } from '../../src/domain/directory-pool.js';
 import { HostDomains } from '../../src/domain/host-domains.js';
-import type { HostSettings, HostSystem, Kernel } from '../../src/domain/host-settings.js';
+import type { HostSettings, HostSystem, Kernel, Networks } from '../../src/domain/host-settings.js';
 import { hostSystem } from '../../src/domain/host-system.js';
 import { type Binary, findOnPath, inspectBinary } from '../../src/process/binary.js';
 import { DetachedLauncher } from '../../src/process/detached-launcher.js';
@@ -20,6 +20,7 @@ export interface HostStageParts {
   readonly images?: ImageTool;
   readonly system?: Partial<HostSystem>;
   readonly kernels?: readonly Kernel[];
+  readonly networks?: Networks;
   /** Pools of these names instead of one named default; true makes a pool shared. */
   readonly pools?: Readonly<Record<string, { readonly path?: string; readonly shared?: boolean }>>;
 }
@@ -57,6 +58,7 @@ export class HostStage implements AsyncDisposable {
       data: { address: '127.0.0.1', ports: [49500, 49599] },
       pools: await Promise.all(pools),
       kernels: parts.kernels ?? [],
+      networks: parts.networks ?? { bridges: ['br0', 'nobridge0'], user: true },
       binary: parts.binary ?? (await inspectBinary(qemu)),
       launcher: parts.launcher ?? new DetachedLauncher(),
       system: { ...hostSystem, ...parts.system },

@@ -1,4 +1,3 @@
-import { availableParallelism, loadavg } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'vitest';
 import type { LaunchSpec } from '../../src/domain/launch-spec.js';
@@ -15,8 +14,8 @@ import type { AgentClient } from '../../src/rpc/client.js';
  * honest caller asks all the while whether the agent still answers.
  */
 
-/** How long an honest caller waits at most, in milliseconds, where this machine is idle besides. */
-const PATIENCE_MS = 1_000;
+/** How long an honest caller waits, in milliseconds, mostly and at most. */
+const PATIENCE_MS = { mostly: 1_000, atMost: 5_000 } as const;
 /** It leaves some of the time to the attack, which is in the same process. */
 const PACE_MS = 20;
 
@@ -59,17 +58,14 @@ export class Tally {
 }
 
 /** An honest caller that asks one question after the other while something else is done. */
-export async function whileAnswering<T>(
-  client: AgentClient,
-  attack: () => Promise<T>,
-): Promise<{ readonly result: T; readonly slowestMs: number }> {
+export async function whileAnswering<T>(client: AgentClient, attack: () => Promise<T>): Promise<T> {
   let over = false;
-  let slowestMs = 0;
+  const tookMs: number[] = [];
   const ask = async () => {
     do {
       const beganMs = performance.now();
       await client.hosts.getHost({});
-      slowestMs = Math.max(slowestMs, performance.now() - beganMs);
+      tookMs.push(performance.now() - beganMs);
       await delay(PACE_MS);
     } while (!over);
   };
@@ -77,12 +73,14 @@ export async function whileAnswering<T>(
   // It is awaited below; until then nobody hears of its failure.
   asking.catch(() => undefined);
   try {
-    return { result: await attack(), slowestMs };
+    return await attack();
   } finally {
     over = true;
     await asking;
-    const busy = Math.max(1, (loadavg()[0] ?? 0) / availableParallelism());
-    expect(slowestMs, 'milliseconds until an answer').toBeLessThan(PATIENCE_MS * busy);
+    const sorted = tookMs.sort((one, other) => one - other);
+    const slow = sorted[Math.floor(sorted.length * 0.9)] ?? 0;
+    expect(slow, 'milliseconds until an answer').toBeLessThan(PATIENCE_MS.mostly);
+    expect(sorted.at(-1), 'milliseconds at most').toBeLessThan(PATIENCE_MS.atMost);
   }
 }
 

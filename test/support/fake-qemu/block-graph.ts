@@ -15,8 +15,8 @@ export interface BlockNode {
   /** The node below, for a format node. */
   readonly childName: string | undefined;
   readonly nbd: NbdClient | undefined;
-  /** Open file, for a protocol node; -1 for NBD. */
-  readonly fd: number;
+  /** Open file, for a protocol node; -1 for NBD, and once its QEMU has gone. */
+  fd: number;
 }
 
 /** A block device that the guest sees. */
@@ -130,6 +130,7 @@ export class BlockGraph {
       node.nbd?.close();
       if (node.fd >= 0 && node.childName === undefined) closeSync(node.fd);
     }
+    for (const node of this.nodes.values()) node.fd = -1;
     this.nodes.clear();
   }
 
@@ -174,15 +175,22 @@ export function describeNode(node: BlockNode, active: boolean): BlockNodeInfo {
   };
 }
 
-/** Reads bytes of a file node. */
+/** Reads bytes of a file node. Throws an Error with the code EBADF when its QEMU has gone. */
 export function readNode(node: BlockNode, offset: number, length: number): Buffer {
+  assertOpen(node);
   const bytes = Buffer.alloc(length);
   readSync(node.fd, bytes, 0, length, offset);
   return bytes;
 }
 
+// The number of a closed descriptor may be somebody else's.
+function assertOpen({ fd }: BlockNode): void {
+  if (fd < 0) throw Object.assign(new Error('The image is closed.'), { code: 'EBADF' });
+}
+
 /** Writes bytes of a file node. Zeros over zeros are left out, so that thin images stay thin. */
 export function writeNode(node: BlockNode, offset: number, bytes: Buffer): void {
+  assertOpen(node);
   if (isZero(bytes) && isZero(readNode(node, offset, bytes.length))) return;
   writeSync(node.fd, bytes, 0, bytes.length, offset);
 }

@@ -37,6 +37,7 @@ describe('the configuration of an agent', () => {
       data: { address: '10.0.0.1', ports: { first: 49500, last: 49599 } },
       pools: [],
       kernels: [],
+      networks: { bridges: [], user: false },
       peers: [],
       limits: DEFAULT_LIMITS,
       qemu: { uids: { first: 400_000, last: 465_535 } },
@@ -159,7 +160,7 @@ describe('the configuration of an agent', () => {
       `${MINIMAL}colour: red`,
       [
         'line 4: the file has the unknown key `colour`; known are host, listen, tls, ' +
-          'directories, data, pools, kernels, peers, fence, limits, qemu',
+          'directories, data, pools, kernels, networks, peers, fence, limits, qemu',
       ],
     ],
     [

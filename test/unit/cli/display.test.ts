@@ -165,4 +165,13 @@ describe('the progress display', () => {
     display.show(migrationWith({ state: 'STATE_IN_DOUBT', phase: 'PHASE_HANDOVER' }));
     expect(stream.text).toContain('in doubt: it is not known which host owns the guest');
   });
+
+  it.each([true, false])('shows nothing that a terminal would obey (terminal: %s)', (isTTY) => {
+    const stream = new FakeStream(isTTY);
+    const display = openProgressDisplay(stream, { TERM: 'xterm' }, fakeClock());
+    display.show(migrationWith({ domainName: 'web\u001b]0;owned\u0007\u009b31m' }));
+    display.end();
+    expect(stream.text).toContain('web');
+    for (const obeyed of ['\u001b]', '\u0007', '\u009b']) expect(stream.text).not.toContain(obeyed);
+  });
 });
