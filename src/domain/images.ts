@@ -1,6 +1,15 @@
+import { formatSize } from '../util/bytes.js';
 import type { UndoStack } from '../util/undo-stack.js';
+import { DomainError } from './errors.js';
 import type { CatalogueImage, NewImage, Pool, Reservation } from './pools.js';
 import type { WaitOptions } from './types.js';
+
+/**
+ * With less room than this, and than this part of the pool, no image may take more than was
+ * reserved for it: what is written until somebody looks again must not stop the guests there.
+ */
+const LOW_LIMIT_BYTES = 1024 ** 3;
+const LOW_PART = 20;
 
 /** An image to make, and where. */
 export interface ImageWish {
@@ -46,6 +55,44 @@ export function noteRoom(uuid: string, wishes: readonly ImageWish[]): Reservatio
       for (const reservation of reservations) reservation.release();
     },
   };
+}
+
+/** How the images of an incoming domain stand. */
+export interface Written {
+  /** Changes as blocks arrive. */
+  readonly mark: string;
+  /** `DISK_NO_SPACE` where they take more than was reserved, and little more is left in the pool. */
+  readonly short: DomainError | undefined;
+}
+
+/** Reads that; see IncomingDomain. */
+export async function readWritten(wishes: readonly ImageWish[]): Promise<Written> {
+  const taken = await allocatedBytes(wishes);
+  return { mark: JSON.stringify(taken), short: await findShortage(wishes, taken) };
+}
+
+/** What is reserved is by the word of the source, which may be wrong or a lie. */
+async function findShortage(
+  wishes: readonly ImageWish[],
+  taken: Readonly<Record<string, number>>,
+): Promise<DomainError | undefined> {
+  for (const [pool, own] of byPool(wishes)) {
+    const reservedBytes = own.reduce((sum, { roomBytes }) => sum + roomBytes, 0);
+    const takenBytes = own.reduce((sum, { image }) => sum + (taken[image.diskId] ?? 0), 0);
+    if (takenBytes <= reservedBytes) continue;
+    const { sizeBytes, availableBytes } = await pool.facts();
+    if (availableBytes >= Math.min(LOW_LIMIT_BYTES, sizeBytes / LOW_PART)) continue;
+    const [took, reserved] = [formatSize(takenBytes), formatSize(reservedBytes)];
+    return new DomainError(
+      'DISK_NO_SPACE',
+      `The images take ${took} of the pool ${pool.name}, where ${reserved} were reserved by what the source said, and the pool is nearly full.`,
+      {
+        side: 'destination',
+        facts: { pool: pool.name, required_bytes: takenBytes, available_bytes: availableBytes },
+      },
+    );
+  }
+  return undefined;
 }
 
 /** Storage that each image takes now, by disk id. */

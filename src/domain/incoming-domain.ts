@@ -5,6 +5,7 @@ import { DomainError } from './errors.js';
 import type { ReportProblem } from './faults.js';
 import { GuestStart } from './guest-start.js';
 import { activateImages } from './image-locks.js';
+import type { Written } from './images.js';
 import { loadGuest } from './incoming-load.js';
 import { IncomingQemu } from './incoming-qemu.js';
 import { type IncomingState, observeIncoming } from './incoming-state.js';
@@ -31,6 +32,8 @@ export interface IncomingDomainParts extends WaitingQemu {
   readonly data: DataAddress;
   /** Storage that each new image takes now, by disk id. */
   allocated(): Promise<Readonly<Record<string, number>>>;
+  /** See IncomingDomain. */
+  written(): Promise<Written>;
   /**
    * Starts a further QEMU on the same images.
    *
@@ -103,8 +106,8 @@ export class QemuIncomingDomain implements IncomingDomain {
     return this.#start.mayHaveRun;
   }
 
-  async written(): Promise<string> {
-    return JSON.stringify(await this.#parts.allocated());
+  async written(): Promise<Written> {
+    return await this.#parts.written();
   }
 
   async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {

@@ -2,7 +2,7 @@ import type { LaunchedProcess } from '../process/launcher.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { Definition } from './definitions.js';
 import type { MemoryReservation } from './host-resources.js';
-import { allocatedBytes, type ImageWish } from './images.js';
+import { allocatedBytes, type ImageWish, readWritten, type Written } from './images.js';
 import type { Reservation } from './pools.js';
 import type { RunningQemu } from './start-qemu.js';
 
@@ -64,6 +64,10 @@ export class IncomingHold {
 
   allocated(): Promise<Readonly<Record<string, number>>> {
     return allocatedBytes(this.#parts.wishes);
+  }
+
+  written(): Promise<Written> {
+    return readWritten(this.#parts.wishes);
   }
 
   discard(): Promise<void> {

@@ -6,7 +6,7 @@ import { DomainError } from './errors.js';
 import { STEP_LIMIT_MS } from './faults.js';
 import type { MemoryReservation } from './host-resources.js';
 import type { HostedDomain } from './hosted-domain.js';
-import { allocatedBytes, type ImageWish, noteRoom } from './images.js';
+import { allocatedBytes, type ImageWish, noteRoom, readWritten } from './images.js';
 import { type IncomingDomainParts, QemuIncomingDomain } from './incoming-domain.js';
 import { type IncomingBooks, IncomingHold } from './incoming-hold.js';
 import { pskIdentity } from './incoming-start.js';
@@ -24,7 +24,10 @@ interface FoundProcess {
 }
 
 /** What an incoming QEMU tells about itself and what belongs to it, beside the host's books. */
-type Described = Omit<IncomingDomainParts, 'process' | 'discard' | 'arrive' | 'allocated'>;
+type Described = Omit<
+  IncomingDomainParts,
+  'process' | 'discard' | 'arrive' | 'allocated' | 'written'
+>;
 
 /**
  * Finds again what an earlier life of the agent made for a domain on its way in: its QEMU, NBD
@@ -66,6 +69,7 @@ export async function recoverIncoming(
         ...described,
         process,
         allocated: () => hold.allocated(),
+        written: () => hold.written(),
         discard: () => hold.discard(),
         arrive: (qemu) => hold.arrive(qemu),
       },
@@ -118,6 +122,7 @@ export async function seeAsIncoming(
   const record = { definition, roomBytes: {} };
   const common = {
     allocated: () => allocatedBytes(wishesOf(record, tools)),
+    written: () => readWritten(wishesOf(record, tools)),
     discard: async () => undefined,
     arrive: () => domain.ownership.update({}),
   };

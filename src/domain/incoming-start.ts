@@ -84,6 +84,7 @@ export async function startIncoming(
     directory,
     data: resources.settings.data,
     allocated: () => hold.allocated(),
+    written: () => hold.written(),
     startAgain: async (attempt, limits) => {
       const further = await startFurther(waiting, attempt, rest, tools, limits);
       books.started(further.process.record.process.pid, further.process);

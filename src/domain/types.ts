@@ -1,13 +1,13 @@
 import type { ByteStream } from '../channel/types.js';
 import type { Copy, Doubt } from './doubt.js';
 import type { DomainError } from './errors.js';
+import type { Written } from './images.js';
 import type { DiskServerAddress, LaunchDisk, LaunchSpec } from './launch-spec.js';
 
 export type { Copy, Doubt } from './doubt.js';
 
 /*
- * The seam between the flow of a migration and a hypervisor. Everything above this layer speaks of
- * disks, mirrors and RAM; how QEMU is told is known only below it.
+ * The seam between the flow of a migration and a hypervisor. How QEMU is told is known only below.
  */
 
 /** Ends a wait. Every wait of this layer ends with the signal's reason when it fires. */
@@ -226,8 +226,8 @@ export interface IncomingDomain extends AsyncDisposable {
    * @throws DomainError `DISK_IO_ERROR`
    */
   arrive(): Promise<void>;
-  /** What its images take, as text that changes while blocks arrive; none where nobody knows. */
-  written?(): Promise<string>;
+  /** How its images stand; missing where nobody knows. */
+  written?(): Promise<Written>;
   /** True while QEMU is there. */
   readonly alive: boolean;
   /** False as long as it is certain that no vCPU of the guest has run here. */

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { Written } from '../domain/images.js';
 import type { LaunchSpec } from '../domain/launch-spec.js';
 import type { IncomingDomain, IncomingRequest, WaitOptions } from '../domain/types.js';
 import type { Reason } from '../util/reasons.js';
@@ -139,9 +140,9 @@ export class DestinationContext implements Resolvable {
     await this.#half.giveUp(error);
   }
 
-  /** Changes as blocks of its disks arrive. */
-  async written(): Promise<string> {
-    return (await this.#half.incoming?.written?.()) ?? '';
+  /** How its images stand, as far as that is known. */
+  async written(): Promise<Written | undefined> {
+    return await this.#half.incoming?.written?.();
   }
 
   get migration(): Migration {

@@ -3,6 +3,7 @@ import type { LaunchSpec } from '../domain/launch-spec.js';
 import type { WaitOptions } from '../domain/types.js';
 import type { AuditLog } from '../util/audit.js';
 import { RateLimit } from '../util/rate-limit.js';
+import type { ReasonedError } from '../util/reasoned-error.js';
 import type { DestinationContext } from './destination-context.js';
 import { MigrationError } from './errors.js';
 import { isTerminal } from './migration.js';
@@ -34,6 +35,8 @@ const MINUTE_MS = 60_000;
 const KNOWN_PEERS = 1_000;
 /** How often leases are looked at, in parts of the lease. */
 const LOOKS = 10;
+/** How often the images that arrive are held against what was reserved, in milliseconds. */
+const ROOM_LOOK_MS = 500;
 /** Less RAM than this is no progress. */
 const PIECE_BYTES = 64 * 1024;
 /** Each takes a QEMU of its own; sources give up long before. */
@@ -73,12 +76,15 @@ export class LimitedArrivals implements PeerHandler {
   /** Sources of prepares that have not been answered, by migration. */
   readonly #beginning = new Map<string, string>();
   readonly #leases = new Map<string, Lease>();
-  readonly #timer: NodeJS.Timeout;
+  readonly #timers: readonly NodeJS.Timeout[];
 
   constructor(tools: LimitedTools) {
     this.#tools = tools;
     const everyMs = Math.min(MINUTE_MS, tools.limits.leaseMs / LOOKS);
-    this.#timer = setInterval(() => void this.#look(), everyMs).unref();
+    this.#timers = [
+      setInterval(() => void this.#look(), everyMs).unref(),
+      setInterval(() => void this.#lookAtRoom(), ROOM_LOOK_MS).unref(),
+    ];
   }
 
   /** @throws MigrationError `LIMIT_REACHED`, and whatever the destination's half throws */
@@ -148,9 +154,9 @@ export class LimitedArrivals implements PeerHandler {
     return this.#tools.incoming.sourceGone(header);
   }
 
-  /** Ends the look at leases. */
+  /** Ends the look at leases and room. */
   close(): void {
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
   }
 
   #admit(sourceHost: string): void {
@@ -201,8 +207,9 @@ export class LimitedArrivals implements PeerHandler {
   async #look(): Promise<void> {
     await Promise.all(
       this.#coming().map(async ([id, { context, lease }]) => {
-        const written = await context.written().catch(() => '');
-        const mark = `${lease.steps} ${Math.floor(lease.ramBytes / PIECE_BYTES)} ${written}`;
+        const written = await context.written().catch(() => undefined);
+        const pieces = Math.floor(lease.ramBytes / PIECE_BYTES);
+        const mark = `${lease.steps} ${pieces} ${written?.mark}`;
         if (mark !== lease.mark) {
           lease.mark = mark;
           lease.renewedMs = performance.now();
@@ -213,19 +220,35 @@ export class LimitedArrivals implements PeerHandler {
     );
   }
 
+  /** A source may write more than it has announced, and would fill the pool for all. */
+  async #lookAtRoom(): Promise<void> {
+    await Promise.all(
+      this.#coming().map(async ([id, { context, lease }]) => {
+        const written = await context.written().catch(() => undefined);
+        if (written?.short) await this.#giveUp(id, context, lease, 'ROOM_EXCEEDED', written.short);
+      }),
+    );
+  }
+
   async #expire(id: string, context: DestinationContext, lease: Lease): Promise<void> {
     const { leaseMs } = this.#tools.limits;
     const message = `Nothing has come from ${lease.sourceHost} for ${leaseMs / 1000} s.`;
     const facts = { limit: 'limits.lease_ms', limit_ms: leaseMs };
-    this.#tools.audit.record({
-      caller: `host/${lease.sourceHost}`,
-      action: 'LEASE_EXPIRED',
-      decision: 'EVENT',
-      reason: 'STALLED',
-      subject: id,
-      message,
-    });
-    await context.expire(new MigrationError('STALLED', message, { side: 'source', facts }));
+    const error = new MigrationError('STALLED', message, { side: 'source', facts });
+    await this.#giveUp(id, context, lease, 'LEASE_EXPIRED', error);
+  }
+
+  async #giveUp(
+    subject: string,
+    context: DestinationContext,
+    { sourceHost }: Lease,
+    action: string,
+    error: ReasonedError,
+  ): Promise<void> {
+    const { reason, message } = error;
+    const caller = `host/${sourceHost}`;
+    this.#tools.audit.record({ caller, action, decision: 'EVENT', reason, subject, message });
+    await context.expire(error);
   }
 }
 

@@ -1,13 +1,15 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { truncate } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Migration } from '../../src/gen/drover/v1/migration.js';
+import type { PeerDirectory } from '../../src/migration/peer.js';
 import { createBootSectorImage } from '../support/blocks.js';
-import { migrate, watchToEnd } from '../support/fleet.js';
+import { type FleetOptions, migrate, watchToEnd } from '../support/fleet.js';
 import { freePorts } from '../support/free-ports.js';
+import { wrapped } from '../support/hostile.js';
 import { RealFleet, type RealGuest } from '../support/real-fleet.js';
 
 const MIB = 1024 ** 2;
@@ -152,10 +154,14 @@ describe('with real QEMU, when a migration fails', () => {
     await guest.writes(20);
   });
 
-  it.runIf(process.getuid?.() === 0)(
-    'because the destination disk fills up, the guest runs on',
-    async () => {
+  describe.runIf(process.getuid?.() === 0)('with a small pool at the destination', () => {
+    let small: string;
+    let guest: RealGuest;
+    let filler: string;
+
+    const open = async (parts: FleetOptions['parts']) => {
       hosts = await RealFleet.start(['alpha', 'beta'], {
+        ...(parts ? { parts } : {}),
         config: (host, config) => {
           if (host !== 'beta') return config;
           const path = join(config.directories.state, '..', 'small');
@@ -165,27 +171,61 @@ describe('with real QEMU, when a migration fails', () => {
           return { ...config, pools: [{ name: 'default', path, shared: false }] };
         },
       });
-      const small = hosts.host('beta').pool;
-      try {
-        const image = join(hosts.host('alpha').pool, 'images', 'big.raw');
-        await createBootSectorImage(image, 40 * MIB);
-        writeFileSync(image, Buffer.alloc(24 * MIB, 0x5a), { flag: 'r+', flush: true });
-        await createBootSectorImageAgain(image);
-        const guest = await hosts.run('alpha', [{ image: 'big.raw' }]);
-        const filler = join(small, 'filler');
-        const failed = await actIn('PHASE_MIRROR', () => fill(filler), 4 * MIB);
-        expect(failed.failure?.reason).toBe('MIRROR_FAILED');
-        await guest.writes(30);
-        await hosts.expectNothingOn('beta', guest.uuid);
-        await truncate(filler, 0);
-        await expectUnharmed(guest);
-      } finally {
-        await hosts.host('beta').stop();
-        execFileSync('umount', ['-l', small]);
-      }
-    },
-  );
+      small = hosts.host('beta').pool;
+      filler = join(small, 'filler');
+      const image = join(hosts.host('alpha').pool, 'images', 'big.raw');
+      await createBootSectorImage(image, 40 * MIB);
+      writeFileSync(image, Buffer.alloc(24 * MIB, 0x5a), { flag: 'r+', flush: true });
+      await createBootSectorImageAgain(image);
+      guest = await hosts.run('alpha', [{ image: 'big.raw' }]);
+    };
+    const expectGuestStays = async () => {
+      await guest.writes(30);
+      await hosts.expectNothingOn('beta', guest.uuid);
+      await truncate(filler, 0);
+      await expectUnharmed(guest);
+    };
+    afterEach(async () => {
+      await hosts.host('beta').stop();
+      execFileSync('umount', ['-l', small]);
+    });
+
+    it('because it fills up, the guest runs on', async () => {
+      await open(undefined);
+      const failed = await actIn('PHASE_MIRROR', () => fill(filler), 4 * MIB);
+      expect(failed.failure?.reason).toBe('MIRROR_FAILED');
+      await expectGuestStays();
+    });
+
+    it('because the source writes more than it announced, the pool is not filled', async () => {
+      await open((host) => (host === 'alpha' ? { peers: announcingNothing } : {}));
+      const full = fill(filler);
+      await truncate(filler, full - 16 * MIB);
+      const failed = await actIn('PHASE_MIRROR', () => undefined, 4 * MIB);
+      expect(failed.failure).toMatchObject({
+        reason: 'DISK_NO_SPACE',
+        side: 'SIDE_DESTINATION',
+        metadata: { pool: 'default' },
+      });
+      await expectGuestStays();
+    });
+  });
 });
+
+/** Tells the destination that no disk has any blocks. */
+function announcingNothing(directory: PeerDirectory): PeerDirectory {
+  return {
+    calls: (host) => {
+      const calls = directory.calls(host);
+      return wrapped(calls, {
+        prepare: (header, { disks, ...rest }, options) => {
+          const empty = disks.map((disk) => ({ ...disk, allocatedBytes: 0 }));
+          return calls.prepare(header, { ...rest, disks: empty }, options);
+        },
+      });
+    },
+  };
+}
 
 /** Puts the boot sector back where the filling has gone over it. */
 async function createBootSectorImageAgain(image: string): Promise<void> {
@@ -198,11 +238,12 @@ async function createBootSectorImageAgain(image: string): Promise<void> {
 }
 
 /** Takes all the room there is. */
-function fill(path: string): void {
+function fill(path: string): number {
   const piece = Buffer.alloc(MIB, 1);
   try {
     for (;;) writeFileSync(path, piece, { flag: 'a' });
   } catch {
     // Full: that is what was wanted.
+    return statSync(path).size;
   }
 }

@@ -177,6 +177,7 @@ export class QemuStage implements AsyncDisposable {
       directory: actor.directory,
       data: { address: '127.0.0.1', ports: this.#options.ports ?? [49_600, 49_699] },
       allocated: async () => Object.fromEntries(await Promise.all(allocated.map((ask) => ask()))),
+      written: async () => ({ mark: '', short: undefined }),
       discard: async () => {
         await actor.process.kill();
       },

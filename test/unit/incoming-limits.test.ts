@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ByteStream } from '../../src/channel/types.js';
+import { DomainError } from '../../src/domain/errors.js';
 import type { MigrationError } from '../../src/migration/errors.js';
 import {
   DEFAULT_INCOMING_LIMITS,
@@ -50,13 +51,14 @@ class FakeMigration {
   coming = true;
   ticket = 't';
   blocks = '';
+  short: DomainError | undefined;
   expired: MigrationError | undefined;
 
   constructor({ migrationId, sourceHost }: PeerHeader) {
     this.migration = { migrationId, sourceHost, destinationHost: 'host-b', state: 'RUNNING' };
   }
 
-  written = async () => this.blocks;
+  written = async () => ({ mark: this.blocks, short: this.short });
 
   async expire(error: MigrationError): Promise<void> {
     this.expired = error;
@@ -186,6 +188,21 @@ describe('the limits of incoming migrations', () => {
       await vi.advanceTimersByTimeAsync(40_000);
     }
     expect(migration.expired).toMatchObject({ reason: 'STALLED' });
+  });
+
+  it('give up one whose images take what its source did not announce, within a second', async () => {
+    start({});
+    const [liar, honest] = [fakeHeader(), fakeHeader()];
+    await arrivals.prepare(liar, SPEC);
+    await arrivals.prepare(honest, SPEC);
+    const migration = half.known.get(liar.migrationId) as FakeMigration;
+    migration.short = new DomainError('DISK_NO_SPACE', 'Too much.');
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(migration.expired).toBe(migration.short);
+    expect(half.known.get(honest.migrationId)?.expired).toBeUndefined();
+    expect(half.events).toMatchObject([
+      { action: 'ROOM_EXCEEDED', reason: 'DISK_NO_SPACE', subject: liar.migrationId },
+    ]);
   });
 
   it('leave one alone that has arrived, and one of which nothing is known', async () => {
