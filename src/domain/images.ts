@@ -61,7 +61,7 @@ export function noteRoom(uuid: string, wishes: readonly ImageWish[]): Reservatio
 export interface Written {
   /** Changes as blocks arrive. */
   readonly mark: string;
-  /** `DISK_NO_SPACE` where they take more than was reserved, and little more is left in the pool. */
+  /** `DISK_NO_SPACE` where they take more than was reserved and the pool is nearly full. */
   readonly short: DomainError | undefined;
 }
 
