@@ -96,7 +96,31 @@ export class WhoRuns implements OwnershipPort {
         return this.#ask(one, { domainUuid, askedHosts: asked.slice(0, HOPS_LIMIT), limitMs });
       }),
     );
-    return weigh(first, unique(host, answers.flat()));
+    // What a host says itself counts before what another one says in its name.
+    const own = answers.flatMap((statements) => statements.slice(0, 1));
+    const said = unique(host, [...own, ...answers.flatMap((statements) => statements.slice(1))]);
+    const verdict = weigh(first, said);
+    // Whoever was asked first makes sure.
+    return askedHosts.length > 0 ? verdict : await this.#confirmed(verdict, first, said, next);
+  }
+
+  /** The owner's word may have been passed on by another host, or made up: it is asked itself. */
+  async #confirmed(
+    verdict: Ownership,
+    first: Parameters<typeof weigh>[0],
+    said: readonly Statement[],
+    asked: readonly string[],
+  ): Promise<Ownership> {
+    const { certainty, ownerHost: owner, domainUuid } = verdict;
+    if (certainty !== 'CERTAIN' || owner === undefined) return verdict;
+    if (owner === first.host || asked.includes(owner)) return verdict;
+    const hosts = [first.host, ...said.map(({ host }) => host)];
+    const askedHosts = hosts.slice(0, HOPS_LIMIT);
+    const [own] = await this.#ask(owner, { domainUuid, askedHosts, limitMs: FIRST_LIMIT_MS });
+    return weigh(
+      first,
+      said.map((one) => (one.host === owner && own ? own : one)),
+    );
   }
 
   async #sources(reference: string): Promise<ClaimSources> {
@@ -116,7 +140,8 @@ export class WhoRuns implements OwnershipPort {
   async #ask(host: string, question: Question): Promise<readonly Statement[]> {
     const saidTime = this.#tools.clock.date();
     try {
-      return await this.#tools.ask(host, question);
+      const [own, ...passedOn] = await this.#tools.ask(host, question);
+      return own ? [{ ...own, host }, ...passedOn] : [];
     } catch (error) {
       const silent = asReasoned(error).reason !== 'DOMAIN_NOT_FOUND';
       const problem = silent ? toFailure(error, undefined, undefined) : undefined;

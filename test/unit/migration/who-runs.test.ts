@@ -1,13 +1,17 @@
 import { describe, expect, it, vi } from 'vitest';
 import type { DomainInfo } from '../../../src/domain/manager.js';
 import { MigrationError } from '../../../src/migration/errors.js';
+import type { Statement } from '../../../src/migration/ownership-verdict.js';
 import { HOPS_LIMIT, type Question, WhoRuns } from '../../../src/migration/who-runs.js';
 import { systemClock } from '../../../src/util/clock.js';
 
 const UUID = '0b0f9f0e-6a3f-4a4a-8a5e-2f5a5f0d7c22';
 
-/** Hosts of which each names the owner that is said; `undefined` does not answer. */
-function mesh(owners: Readonly<Record<string, readonly [string, number] | undefined>>) {
+/** Hosts of which each names the owner that is said; `undefined` does not answer, liars say that. */
+function mesh(
+  owners: Readonly<Record<string, readonly [string, number] | undefined>>,
+  liars: Readonly<Record<string, readonly Statement[]>> = {},
+) {
   const questions: (Question & { readonly host: string })[] = [];
   const agent = (host: string): WhoRuns =>
     new WhoRuns({
@@ -25,6 +29,8 @@ function mesh(owners: Readonly<Record<string, readonly [string, number] | undefi
         questions.push({ ...question, host: peer });
         if (!(peer in owners)) throw new MigrationError('DOMAIN_NOT_FOUND', 'It is not here.');
         if (!owners[peer]) throw new MigrationError('PEER_UNREACHABLE', `${peer} is off.`);
+        const lie = liars[peer];
+        if (lie) return lie;
         const answer = await agent(peer).whoRuns(question.domainUuid, question.askedHosts);
         return answer.statements;
       },
@@ -39,7 +45,8 @@ describe('asking who runs a domain', () => {
     const answer = await ask('a');
     expect(answer).toMatchObject({ certainty: 'CERTAIN', ownerHost: 'c', state: 'RUNNING' });
     expect(answer.statements.map(({ host }) => host)).toEqual(['a', 'b', 'c']);
-    expect(questions.map(({ host }) => host)).toEqual(['b', 'c']);
+    // The owner is asked by whoever was asked first, too.
+    expect(questions.map(({ host }) => host)).toEqual(['b', 'c', 'c']);
     const [first, second] = questions;
     expect(first?.limitMs).toBeGreaterThan(second?.limitMs ?? Number.NaN);
     expect(second?.askedHosts).toEqual(expect.arrayContaining(['a', 'b']));
@@ -54,6 +61,20 @@ describe('asking who runs a domain', () => {
       statements: [{ host: 'a' }, { host: 'b' }, { host: 'c', problem: { message: 'c is off.' } }],
     });
   });
+
+  it.each([
+    ['denies it', ['b', 3], { certainty: 'UNKNOWN', ownerHost: undefined }],
+    ['is off', undefined, { certainty: 'REPORTED', ownerHost: 'c' }],
+    ['has it', ['c', 3], { certainty: 'CERTAIN', ownerHost: 'c' }],
+  ] as const)(
+    'is certain by no word that another host passes on as that of the owner, who %s',
+    async (_what, truth, expected) => {
+      const honest = mesh({ a: ['b', 2], b: ['c', 3], c: ['c', 3] });
+      const { statements } = await honest.ask('b');
+      const { ask } = mesh({ a: ['b', 2], b: ['c', 3], c: truth }, { b: statements });
+      expect(await ask('a')).toMatchObject(expected);
+    },
+  );
 
   it('does not go round in a circle', async () => {
     const { ask, questions } = mesh({ a: ['b', 2], b: ['c', 2], c: ['a', 2] });
