@@ -2,6 +2,7 @@ import { connect } from 'node:net';
 import { PSK_PRIORITY, PskFolder } from '../channel/psk.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
+import { QmpError } from '../qmp/errors.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { DomainError } from './errors.js';
@@ -90,7 +91,7 @@ async function startOne(
   { server, speed }: MirrorStart,
   options: WaitOptions,
 ): Promise<void> {
-  await qmp.execute(
+  const connected = qmp.execute(
     'blockdev-add',
     {
       driver: 'nbd',
@@ -106,6 +107,9 @@ async function startOne(
     },
     options,
   );
+  await connected.catch((error: unknown) => {
+    throw error instanceof QmpError ? refusedBy(server, mirror, error) : error;
+  });
   await qmp.execute(
     'blockdev-mirror',
     {
@@ -124,5 +128,19 @@ async function startOne(
       speed,
     },
     options,
+  );
+}
+
+/** What QEMU says here is of the other end: the arguments are always the same. */
+function refusedBy({ address, port }: DiskServerAddress, mirror: Mirror, error: QmpError) {
+  const { diskId: disk } = mirror;
+  return new DomainError(
+    'MIRROR_FAILED',
+    `The disk server on ${address}:${port} did not take the disk "${disk}": ${error.description}`,
+    {
+      cause: error,
+      side: 'destination',
+      facts: { address, port, disk, qemu_error: error.description },
+    },
   );
 }

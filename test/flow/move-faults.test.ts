@@ -168,3 +168,19 @@ test('a guest that powers off while its mirrors settle has stopped; no mirror ha
   const { error } = await attempt(source, 'd-off');
   expect(error).toMatchObject({ reason: 'GUEST_STOPPED' });
 });
+
+test('a disk server that does not take a mirror is not taken for a fault of the source', async () => {
+  const source = await open();
+  launcher.faults.add({
+    at: { command: 'blockdev-add' },
+    incoming: false,
+    action: refuse('Failed to read initial magic'),
+  });
+  const { error } = await attempt(source, 'd-deaf');
+  expect(error).toMatchObject({
+    reason: 'MIRROR_FAILED',
+    message: expect.stringContaining('Failed to read initial magic'),
+    side: 'destination',
+  });
+  await expectMoves(source);
+});
