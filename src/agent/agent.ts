@@ -22,6 +22,7 @@ import { ReasonedError } from '../util/reasoned-error.js';
 import { UndoStack } from '../util/undo-stack.js';
 import { droverVersion } from '../util/version.js';
 import type { Audit } from './audit.js';
+import { recordEnds } from './audit-ends.js';
 import { agentEvent, openAudit } from './audit-open.js';
 import type { AgentConfig } from './config.js';
 import { confinement } from './confinement.js';
@@ -85,6 +86,7 @@ export async function startAgent(
   undo.defer('let go of the domains', () => domains.close());
   const peers = new PeerClients(new Peers(config.host, config.peers), tls);
   const registry = new MigrationRegistry();
+  recordEnds(registry, audit, config.host);
   registry.onForget((migration) => void state.forget(migration, config.host));
   const common = {
     host: config.host,

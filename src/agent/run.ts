@@ -2,8 +2,11 @@ import { defaultLauncher } from '../process/default-launcher.js';
 import { deferred } from '../util/deferred.js';
 import { type RunningAgent, startAgent } from './agent.js';
 import { loadConfig } from './config.js';
+import { checkFileModes } from './file-modes.js';
 import { createLogger } from './logger.js';
 import { keepRescue } from './rescue-keeper.js';
+
+const LONG_MS = 3_600_000;
 
 /** Where an agent listens. */
 interface Ready {
@@ -23,6 +26,7 @@ interface Ready {
 export async function runAgent(configFile: string, onReady: (ready: Ready) => void): Promise<void> {
   const config = await loadConfig(configFile);
   const logger = createLogger({ host: config.host }, process.env);
+  await checkFileModes(configFile, config, logger);
   const ended = deferred<NodeJS.Signals>();
   process.once('SIGTERM', ended.resolve);
   process.once('SIGINT', ended.resolve);
@@ -30,6 +34,8 @@ export async function runAgent(configFile: string, onReady: (ready: Ready) => vo
   // From the beginning: the signal's own meaning is to end the process.
   const onHangUp = () => agent?.reloadCertificates();
   process.on('SIGHUP', onHangUp);
+  // Until it listens, an agent may wait for nothing but what does not keep a process running.
+  const running = setInterval(() => undefined, LONG_MS);
   try {
     agent = await startAgent(config, logger);
     const { address, unix } = config.listen;
@@ -42,6 +48,7 @@ export async function runAgent(configFile: string, onReady: (ready: Ready) => vo
     // Last: until the state is given back, this process may still leave a guest paused.
     await rescue.stop();
   } finally {
+    clearInterval(running);
     process.off('SIGTERM', ended.resolve);
     process.off('SIGINT', ended.resolve);
     process.off('SIGHUP', onHangUp);

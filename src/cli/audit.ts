@@ -30,7 +30,10 @@ export const addAudit: AddCommand = (program, run) => {
     .option('--since <time>', 'only since a time, or for a duration such as 10m', readSince)
     .option('--caller <role/name>', 'only of this caller')
     .option('--action <name>', 'only this method or event')
-    .option('--subject <id>', 'only about this migration or domain')
+    .option(
+      '--subject <id>',
+      'only about this migration, by its id, or this domain, as the caller gave it',
+    )
     .option('--denied', 'only what was refused')
     .option('-n, --limit <count>', `how many, up to ${MOST}`, readCount, DEFAULT_COUNT)
     .addHelpText(

@@ -5,6 +5,8 @@ import { ReasonedError } from '../util/reasoned-error.js';
 import type { CliEnvironment, GlobalOptions } from './session.js';
 
 const DEFAULT_AGENT = 'unix:/run/drover/drover.sock';
+const NO_CERTIFICATE =
+  'Make one with `drover pki issue operator NAME`, or name it with --certificate, --key and --ca.';
 
 /**
  * Prepares calls to the agent that options, environment or default name, in this order.
@@ -21,14 +23,25 @@ export function connect(
   checkAddress(address);
   const file = (option: string | undefined, variable: string, name: string) =>
     option || env[variable] || join(homeDirectory, '.config', 'drover', name);
-  return connectAgent({
-    address,
-    tls: {
-      certificate: file(options.certificate, 'DROVER_CERTIFICATE', 'certificate.pem'),
-      key: file(options.key, 'DROVER_KEY', 'key.pem'),
-      ca: file(options.ca, 'DROVER_CA', 'ca.pem'),
-    },
-  });
+  const tls = {
+    certificate: file(options.certificate, 'DROVER_CERTIFICATE', 'certificate.pem'),
+    key: file(options.key, 'DROVER_KEY', 'key.pem'),
+    ca: file(options.ca, 'DROVER_CA', 'ca.pem'),
+  };
+  try {
+    return connectAgent({ address, tls });
+  } catch (error) {
+    throw isMissingFile(error) ? withHint(error, NO_CERTIFICATE) : error;
+  }
+}
+
+function isMissingFile(error: unknown): error is ReasonedError {
+  if (!(error instanceof ReasonedError) || error.reason !== 'CONFIG_INVALID') return false;
+  return (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT';
+}
+
+function withHint({ reason, message, cause, facts }: ReasonedError, hint: string): ReasonedError {
+  return new ReasonedError(reason, message, { cause, facts, hint });
 }
 
 function checkAddress(address: string): void {

@@ -24,11 +24,10 @@ export async function assertReadable(path: string, host: string): Promise<void> 
     closed === undefined
       ? [`${path} cannot be read`, `chmod o+r ${path}`]
       : [`${path} cannot be read, because ${closed} cannot be searched`, `chmod o+x ${closed}`];
-  throw new DomainError(
-    'MEDIA_MISSING',
-    `${what} by the users that ${host} runs QEMU as: \`${command}\`.`,
-    { facts: { path: closed ?? path } },
-  );
+  throw new DomainError('MEDIA_MISSING', `${what} by the users that ${host} runs QEMU as.`, {
+    hint: `Run \`${command}\`.`,
+    facts: { path: closed ?? path },
+  });
 }
 
 /**

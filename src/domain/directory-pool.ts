@@ -94,14 +94,8 @@ export class DirectoryPool implements Pool {
   }
 
   async facts(): Promise<PoolFacts> {
-    const { bsize, blocks } = await statfs(this.path);
-    return {
-      name: this.name,
-      shared: this.shared,
-      sizeBytes: bsize * blocks,
-      availableBytes: await this.#availableBytes(),
-      readsAsZeros: this.readsAsZeros,
-    };
+    const { name, shared, readsAsZeros } = this;
+    return { name, shared, ...(await this.#room()), readsAsZeros };
   }
 
   async reserve(uuid: string, sizeBytes: number): Promise<Reservation> {
@@ -109,7 +103,7 @@ export class DirectoryPool implements Pool {
     // bytes.
     const entry = { uuid, sizeBytes };
     this.#reservations.add(entry);
-    const availableBytes = await this.#availableBytes(entry);
+    const { availableBytes } = await this.#room(entry);
     if (sizeBytes > availableBytes) {
       this.#reservations.delete(entry);
       const [left, needed] = [formatSize(availableBytes), formatSize(sizeBytes)];
@@ -227,7 +221,7 @@ export class DirectoryPool implements Pool {
     return join(this.path, assertPlainName(uuid));
   }
 
-  async #availableBytes(except?: object): Promise<number> {
+  async #room(except?: object): Promise<{ sizeBytes: number; availableBytes: number }> {
     // What reserved images take already is missing from the free space, and must not count twice.
     await using pool = await this.#open();
     const others = [...this.#reservations].filter((reservation) => reservation !== except);
@@ -235,9 +229,10 @@ export class DirectoryPool implements Pool {
       Math.max(0, sizeBytes - (await bytesOf(pool, assertPlainName(uuid)))),
     );
     const reservedBytes = (await Promise.all(open)).reduce((sum, size) => sum + size, 0);
-    const { bsize, blocks, bavail } = await statfs(this.path);
-    const floorBytes = Math.min(FLOOR_LIMIT_BYTES, Math.floor((bsize * blocks) / 100));
-    return Math.max(0, bsize * bavail - floorBytes - reservedBytes);
+    const { bsize, blocks, bavail } = await statfs(pool.path('.'));
+    const sizeBytes = bsize * blocks;
+    const floorBytes = Math.min(FLOOR_LIMIT_BYTES, Math.floor(sizeBytes / 100));
+    return { sizeBytes, availableBytes: Math.max(0, bsize * bavail - floorBytes - reservedBytes) };
   }
 
   async #makeFile({ uuid, diskId, format }: NewImage, sizeBytes: number): Promise<void> {

@@ -116,8 +116,8 @@ export class HostDomains implements DomainManager {
       ? this.#roster.findTombstone(reference)
       : this.#roster.find(reference);
     if (settings.tombstone) {
-      const { tombstoneBytes } = await domain.info();
-      if (domain.ownership.ownedHere && tombstoneBytes === 0) {
+      const tombstoneBytes = () => this.#tools.resources.tombstoneBytes(domain.uuid);
+      if (domain.ownership.ownedHere && (await tombstoneBytes()) === 0) {
         const message = `${domain.name} has no tombstone on ${this.#settings.host}.`;
         throw new DomainError('REQUEST_INVALID', message, {
           hint: 'See `drover list`; give the UUID where two domains have one name.',

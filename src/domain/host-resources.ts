@@ -3,7 +3,7 @@ import type { DiskSpec } from '../spec/domain-spec.js';
 import { formatSize } from '../util/bytes.js';
 import { DomainError } from './errors.js';
 import type { HostSettings, Kernel } from './host-settings.js';
-import type { HostFacts } from './manager.js';
+import type { HostFacts, PoolFacts } from './manager.js';
 import type { ImageLocation, Pool, Reservation } from './pools.js';
 import { QemuUsers } from './qemu-users.js';
 import type { WaitOptions } from './types.js';
@@ -28,6 +28,8 @@ export class HostResources {
   readonly #pools: ReadonlyMap<string, Pool>;
   readonly #kernels: ReadonlyMap<string, Kernel>;
   readonly #memory = new Set<MemoryPromise>();
+  /** Pools that have been found unusable; the log hears of each once. */
+  readonly #unusable = new Set<string>();
 
   constructor(settings: HostSettings) {
     this.settings = settings;
@@ -107,6 +109,24 @@ export class HostResources {
     return Math.max(0, (await system.memory()).availableBytes - promisedBytes);
   }
 
+  /**
+   * Storage that a domain's tombstones take.
+   *
+   * @throws DomainError `DISK_TARGET_MISSING` where a pool has gone
+   */
+  async tombstoneBytes(uuid: string): Promise<number> {
+    return sum(await Promise.all(this.pools.map((pool) => pool.tombstoneBytes(uuid))));
+  }
+
+  /** The same to show it: a pool that cannot be used counts as one without. */
+  async shownTombstoneBytes(uuid: string): Promise<number> {
+    const sizes = this.pools.map((pool) =>
+      pool.tombstoneBytes(uuid).catch((error: unknown) => this.#warn(pool, error, 0)),
+    );
+    return sum(await Promise.all(sizes));
+  }
+
+  /** A pool that cannot be used is shown without room. */
   async facts(): Promise<HostFacts> {
     const { host, binary, system, kernels } = this.settings;
     return {
@@ -116,9 +136,23 @@ export class HostResources {
       memoryBytes: (await system.memory()).totalBytes,
       availableMemoryBytes: await this.availableMemoryBytes(),
       cpus: system.cpus(),
-      pools: await Promise.all(this.pools.map((pool) => pool.facts())),
+      pools: await Promise.all(this.pools.map((pool) => this.#poolFacts(pool))),
       kernels: kernels.map(({ name }) => name),
     };
+  }
+
+  async #poolFacts(pool: Pool): Promise<PoolFacts> {
+    const { name, shared, readsAsZeros } = pool;
+    const none = { name, shared, sizeBytes: 0, availableBytes: 0, readsAsZeros };
+    return await pool.facts().catch((error: unknown) => this.#warn(pool, error, none));
+  }
+
+  #warn<T>({ name }: Pool, error: unknown, instead: T): T {
+    if (!this.#unusable.has(name)) {
+      this.settings.log.warn({ err: error, pool: name }, 'a pool cannot be used');
+    }
+    this.#unusable.add(name);
+    return instead;
   }
 
   #promise(sizeBytes: number): { promise: MemoryPromise; reservation: MemoryReservation } {
@@ -132,4 +166,8 @@ export class HostResources {
     };
     return { promise, reservation };
   }
+}
+
+function sum(sizes: readonly number[]): number {
+  return sizes.reduce((total, size) => total + size, 0);
 }

@@ -203,7 +203,6 @@ export class HostedDomain {
 
   async info(): Promise<DomainInfo> {
     const { spec, ownerHost, epoch, generation } = this.definition;
-    const sizes = this.#tools.resources.pools.map((pool) => pool.tombstoneBytes(this.uuid));
     return {
       spec,
       state: await this.#state(),
@@ -213,7 +212,7 @@ export class HostedDomain {
       qemuPid: this.#running?.process.record.process.pid ?? this.#silent?.record.pid ?? 0,
       serialPath: this.ownership.ownedHere ? serialPath(spec, this.#tools, this.#directory) : '',
       migrationId: this.ownership.migrationId ?? '',
-      tombstoneBytes: (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0),
+      tombstoneBytes: await this.#tools.resources.shownTombstoneBytes(this.uuid),
       doubt: this.ownership.doubt,
     };
   }

@@ -56,7 +56,7 @@ function notOwn(path: string, what: string, fix: string, agent: string): DomainE
   return new DomainError(
     'DISK_TARGET_MISSING',
     `The folder ${path} ${what}: images may only be where nobody but ${agent} writes.`,
-    { hint: `${fix}.`, facts: { path } },
+    { hint: `Run ${fix}.`, facts: { path } },
   );
 }
 

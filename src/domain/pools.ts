@@ -43,6 +43,7 @@ export interface Pool {
   readonly readsAsZeros: boolean;
   /** True where the host's page cache can be passed by. */
   readonly directIo: boolean;
+  /** @throws DomainError `DISK_TARGET_MISSING` where the pool has gone */
   facts(): Promise<PoolFacts>;
   /**
    * Promises room for a domain's images until released; what they take meanwhile counts towards it.
@@ -82,7 +83,11 @@ export interface Pool {
   removeDomain(uuid: string): Promise<void>;
   /** Sets a domain's images aside as its only tombstone. Repeating it is harmless. */
   bury(uuid: string, generation: number): Promise<void>;
-  /** Storage that a domain's tombstone takes. */
+  /**
+   * Storage that a domain's tombstone takes.
+   *
+   * @throws DomainError `DISK_TARGET_MISSING` where the pool has gone
+   */
   tombstoneBytes(uuid: string): Promise<number>;
   /** Removes a domain's tombstone, if there is one. */
   removeTombstone(uuid: string): Promise<void>;

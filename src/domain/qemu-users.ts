@@ -62,7 +62,8 @@ export class QemuUsers {
     if ((mode & 0o060) === 0o060 && gid !== 0) return gid;
     throw new DomainError(
       'CPU_FEATURE_MISSING',
-      `${KVM} of ${this.#settings.host} may be opened by root only, and QEMU runs as another user: \`chgrp kvm ${KVM} && chmod 0660 ${KVM}\`.`,
+      `${KVM} of ${this.#settings.host} may be opened by root only, and QEMU runs as another user.`,
+      { hint: `Run \`chgrp kvm ${KVM} && chmod 0660 ${KVM}\`.` },
     );
   }
 

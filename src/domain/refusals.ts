@@ -1,12 +1,13 @@
 import { type Facts, ReasonedError, type Side, type Violation } from '../util/reasoned-error.js';
-import type { Reason } from '../util/reasons.js';
+import { REASONS, type Reason } from '../util/reasons.js';
 import { DomainError } from './errors.js';
 
 /** Gathers everything that speaks against a request, so that all of it is told at once. */
 export class Refusals {
   readonly #violations: Violation[] = [];
   #facts: Facts = {};
-  #hint: string | undefined;
+  /** What to do, where a check has said it better than its reason does. */
+  readonly #hints: string[] = [];
 
   get empty(): boolean {
     return this.#violations.length === 0;
@@ -26,10 +27,18 @@ export class Refusals {
       return await work();
     } catch (error) {
       if (!(error instanceof ReasonedError)) throw error;
-      if (this.#violations.length === 0) this.#hint = error.hint;
+      this.#advise(error.hint);
       this.add(error.reason, subject, error.message.replace(/\.$/, ''), error.facts);
       return undefined;
     }
+  }
+
+  /** The first violation has its hint in any case: that of its reason where no other was given. */
+  #advise(hint: string | undefined): void {
+    if (hint === undefined) return;
+    const [first] = this.#violations;
+    if (first && this.#hints.length === 0) this.#hints.push(REASONS[first.reason].hint);
+    this.#hints.push(hint);
   }
 
   /** @throws DomainError with all violations, its reason the first one's, if there are any */
@@ -43,7 +52,7 @@ export class Refusals {
     return new DomainError(this.#violations[0]?.reason ?? 'INTERNAL', `${what}: ${messages}.`, {
       violations: this.#violations,
       facts: this.#facts,
-      ...(this.#hint === undefined ? {} : { hint: this.#hint }),
+      ...(this.#hints.length > 0 ? { hint: [...new Set(this.#hints)].join(' ') } : {}),
       ...(side === undefined ? {} : { side }),
     });
   }

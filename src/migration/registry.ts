@@ -10,6 +10,7 @@ export class MigrationRegistry {
   readonly #trackers = new Map<string, Tracker>();
   readonly #settled = new Map<string, () => boolean>();
   readonly #onForget: ((migration: Migration) => void)[] = [];
+  readonly #onEnd: ((migration: Migration) => void)[] = [];
 
   /**
    * Adds a migration; the oldest ended ones are forgotten beyond a thousand, of the two hosts that
@@ -18,6 +19,9 @@ export class MigrationRegistry {
   add(tracker: Tracker, settled?: () => boolean): void {
     const { migrationId } = tracker.now;
     this.#trackers.set(migrationId, tracker);
+    tracker.onEnd((migration) => {
+      for (const listener of this.#onEnd) listener(migration);
+    });
     if (settled) this.#settled.set(migrationId, settled);
     if (this.#trackers.size <= KEPT_ENDED) return;
     const oldest = this.#oldestOfMost();
@@ -35,6 +39,14 @@ export class MigrationRegistry {
   /** Tells whoever keeps more of a migration when it is forgotten. */
   onForget(listener: (migration: Migration) => void): void {
     this.#onForget.push(listener);
+  }
+
+  /**
+   * Tells of each migration that ends from now on, once, but not of those that had ended when they
+   * were added. A listener must neither throw nor wait: the flow goes on only after it.
+   */
+  onEnd(listener: (migration: Migration) => void): void {
+    this.#onEnd.push(listener);
   }
 
   /** The migration that brought a domain to a host and whose source may still ask for it. */

@@ -14,6 +14,7 @@ export type TrackerSeed = Pick<
 export class Tracker {
   readonly #clock: Clock;
   readonly #listeners = new Set<() => void>();
+  readonly #onEnd: ((migration: Migration) => void)[] = [];
   #now: Migration;
 
   /** `past`: what an earlier life of the agent has left of it. */
@@ -72,6 +73,12 @@ export class Tracker {
     const at = this.#clock.date();
     const phaseTimes = this.#closePhase(at);
     this.update({ ...change, cancellable: false, endTime: at, phaseTimes });
+    for (const listener of this.#onEnd) listener(this.#now);
+  }
+
+  /** Tells of the end when it comes; never of one that has been. */
+  onEnd(listener: (migration: Migration) => void): void {
+    this.#onEnd.push(listener);
   }
 
   /** The migration now and after every change, until it has ended or the signal fires. */

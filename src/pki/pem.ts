@@ -56,7 +56,8 @@ export function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate
   return certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
 }
 
-/** A subject or an issuer as people write it, the common name first. */
-export function nameInOneLine(name: string): string {
-  return name.split('\n').toReversed().join(', ');
+/** A subject or an issuer as people write it, the common name first; `(none)` for an empty one. */
+export function nameInOneLine(name: string | undefined): string {
+  // Node says undefined for an empty name, whatever its types say.
+  return name ? name.split('\n').toReversed().join(', ') : '(none)';
 }

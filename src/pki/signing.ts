@@ -64,6 +64,7 @@ export interface AuthorityRequest extends Validity {
 
 /** What is to stand in a leaf. Nothing is checked: it may be one that no agent accepts. */
 export interface LeafRequest extends Validity {
+  /** Empty for no subject at all. */
   readonly commonName: string;
   readonly uris: readonly string[];
   readonly dnsNames: readonly string[];
@@ -141,7 +142,7 @@ export async function signLeaf(
   ];
   const certificate = await x509.X509CertificateGenerator.create({
     serialNumber: serialNumber(),
-    subject: [{ CN: [request.commonName] }],
+    subject: request.commonName === '' ? [] : [{ CN: [request.commonName] }],
     issuer: authority.certificate.subjectName,
     ...validity(request),
     signingAlgorithm: authority.algorithm,

@@ -81,7 +81,10 @@ export function adoptByPid(record: ProcessRecord): LaunchedProcess | undefined {
   return {
     record,
     exited: watch.exited,
-    kill: (signal) => signalProcess(record, signal),
+    kill: (signal) => {
+      watch.hold();
+      return signalProcess(record, signal);
+    },
     hurry: () => watch.hurry(),
   };
 }

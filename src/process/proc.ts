@@ -92,6 +92,7 @@ const FAST_MS = 10;
 export class ProcessWatch {
   readonly exited: Promise<Exit>;
   #pauseMs = SLOW_MS;
+  #held = false;
   #wake = new AbortController();
 
   constructor(record: ProcessRecord) {
@@ -99,10 +100,9 @@ export class ProcessWatch {
     this.exited = gone.promise;
     const watch = async () => {
       while (isAlive(record)) {
-        // Not to keep the agent's process alive is the point of `ref: false`.
-        await delay(this.#pauseMs, undefined, { signal: this.#wake.signal, ref: false }).catch(
-          () => undefined,
-        );
+        // Not to keep the agent's process alive is the point of `ref`.
+        const options = { signal: this.#wake.signal, ref: this.#held };
+        await delay(this.#pauseMs, undefined, options).catch(() => undefined);
         if (this.#wake.signal.aborted) this.#wake = new AbortController();
       }
       gone.resolve({ code: undefined, signal: undefined });
@@ -112,6 +112,12 @@ export class ProcessWatch {
 
   hurry(): void {
     this.#pauseMs = FAST_MS;
+    this.#wake.abort();
+  }
+
+  /** Whoever ends it waits for its end: from now on that keeps this process running. */
+  hold(): void {
+    this.#held = true;
     this.#wake.abort();
   }
 }

@@ -47,7 +47,7 @@ export function auditCalls(audit: AuditLog): CallAudit {
       try {
         const response = yield* call.next(call.request, context);
         if (changesSomething(path, options)) {
-          const about = aboutRequest(call.request);
+          const about = aboutRequest(call.request, response);
           audit.record({ caller, action: path, decision: 'ALLOWED', reason: 'OK', ...about });
         }
         return response;
@@ -81,15 +81,20 @@ function changesSomething(path: string, options: { readonly idempotencyLevel?: s
   return !READING_SERVICES.some((service) => path.startsWith(`/${service}/`));
 }
 
-/** What a request is about, in the words of its fields: those that may be secret are not among. */
-function aboutRequest(request: unknown): { subject: string; message: string } {
-  const fields = isObject(request) ? (request as Record<string, unknown>) : {};
-  const header = isObject(fields['header']) ? (fields['header'] as Record<string, unknown>) : {};
-  const spec = isObject(fields['spec']) ? (fields['spec'] as Record<string, unknown>) : {};
+/**
+ * What a request is about, in the words of its fields: those that may be secret are not among. The
+ * id of a migration for which the caller chose none is in the response.
+ */
+function aboutRequest(request: unknown, response?: unknown): { subject: string; message: string } {
+  const fields = fieldsOf(request);
+  const header = fieldsOf(fields['header']);
+  const spec = fieldsOf(fields['spec']);
+  const migration = fieldsOf(fieldsOf(response)['migration']);
   const subject = first(
     header['migrationId'],
     header['domainUuid'],
     fields['migrationId'],
+    migration['migrationId'],
     fields['domain'],
     spec['uuid'],
     spec['name'],
@@ -102,6 +107,10 @@ function aboutRequest(request: unknown): { subject: string; message: string } {
     },
   );
   return { subject, message: details.join(', ') };
+}
+
+function fieldsOf(message: unknown): Record<string, unknown> {
+  return isObject(message) ? (message as Record<string, unknown>) : {};
 }
 
 function first(...values: readonly unknown[]): string {

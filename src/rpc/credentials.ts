@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
 import { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
@@ -72,6 +73,12 @@ export function readTlsFiles(files: TlsFiles): TlsMaterial {
     );
   }
   return { ...material, identity: readIdentity(material.certificate) };
+}
+
+/** From when until when the certificate is good. */
+export function lifeOf({ certificate }: TlsMaterial): { notBefore: Date; notAfter: Date } {
+  const { validFrom, validTo } = new X509Certificate(certificate);
+  return { notBefore: new Date(validFrom), notAfter: new Date(validTo) };
 }
 
 /** Credentials of a server that takes only callers with a certificate of the CA. */

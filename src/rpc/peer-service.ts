@@ -25,10 +25,8 @@ export function peerService(
   return {
     async prepare(request, { caller }) {
       const header = fromSource(request.header, caller);
-      const { journalId, features } = await handler.prepare(
-        header,
-        launchSpecFromWire(request.launchSpec),
-      );
+      const launchSpec = launchSpecFromWire(request.launchSpec);
+      const { journalId, features } = await handler.prepare(header, launchSpec).catch(ofThisSide);
       return { journalId, features: [...features] };
     },
     async exportDisks({ header }, { caller }) {
@@ -61,6 +59,24 @@ export function peerService(
       return { state: peerStateToWire(await handler.sourceGone(fromSource(header, caller))) };
     },
   };
+}
+
+/**
+ * A destination calls its source back. That this fails is seen here, and would be taken by the
+ * source for a failure of its own call.
+ */
+function ofThisSide(error: unknown): never {
+  const isCall =
+    error instanceof RpcError &&
+    (error.reason === 'TLS_PEER_REJECTED' || error.reason === 'PEER_UNREACHABLE');
+  if (!isCall || error.side) throw error;
+  const { reason, message, cause, facts, hint } = error;
+  throw new RpcError(reason, message, {
+    cause,
+    facts,
+    side: 'destination',
+    ...(hint === undefined ? {} : { hint }),
+  });
 }
 
 async function* streamRam(

@@ -2,7 +2,13 @@ import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { parseAddress } from '../util/address.js';
 import type { Reason } from '../util/reasons.js';
-import { checkAgent, contextOptions, type ExpectedAgent, type TlsMaterial } from './credentials.js';
+import {
+  checkAgent,
+  contextOptions,
+  type ExpectedAgent,
+  lifeOf,
+  type TlsMaterial,
+} from './credentials.js';
 import { RpcError } from './errors.js';
 import { TLS_NAME } from './identity.js';
 
@@ -13,6 +19,9 @@ import { TLS_NAME } from './identity.js';
  */
 
 const PROBE_LIMIT_MS = 3_000;
+
+const NOT_YOURS =
+  "Call as root (or the agent's user), or use --agent HOST:PORT with a certificate.";
 
 /** An agent as it is dialled. */
 export interface DialledAgent {
@@ -32,7 +41,7 @@ export interface DialledAgent {
 export function explainFailure(agent: DialledAgent): Promise<RpcError> {
   const { address, unreachable } = agent;
   const says = (text: string, cause?: unknown) =>
-    new RpcError(unreachable, `The agent at ${address} ${text}.`, { cause, facts: { address } });
+    new RpcError(unreachable, `${nameOf(agent)} ${text}.`, { cause, facts: { address } });
   return new Promise((resolve) => {
     let secure: TLSSocket | undefined;
     let handshaken = false;
@@ -84,7 +93,9 @@ export function explainSocketFailure(path: string): Promise<RpcError> {
     const finish = (what: string, cause?: unknown) => {
       socket.destroy();
       const message = `The agent cannot be reached at ${path}: ${what}.`;
-      resolve(new RpcError('AGENT_UNREACHABLE', message, { cause, facts: { address: path } }));
+      const closed = what === 'EACCES' || what === 'EPERM';
+      const options = { cause, facts: { address: path }, ...(closed ? { hint: NOT_YOURS } : {}) };
+      resolve(new RpcError('AGENT_UNREACHABLE', message, options));
     };
     socket.setTimeout(PROBE_LIMIT_MS, () => finish('it takes no connection'));
     socket.on('error', (error: NodeJS.ErrnoException) => finish(`${error.code}`, error));
@@ -94,26 +105,47 @@ export function explainSocketFailure(path: string): Promise<RpcError> {
 
 function tlsProblem(
   error: NodeJS.ErrnoException | undefined,
-  { address }: DialledAgent,
+  agent: DialledAgent,
   handshaken: boolean,
 ): RpcError | undefined {
-  const rejected = (text: string) =>
-    new RpcError('TLS_PEER_REJECTED', `${text} (agent at ${address})`, {
+  const { address } = agent;
+  const rejected = (text: string, more: { readonly hint?: string } = {}) =>
+    new RpcError('TLS_PEER_REJECTED', text, {
       cause: error,
       facts: { address, ...(error?.code ? { tls_error: error.code } : {}) },
+      ...more,
     });
-  if (error instanceof RpcError) return rejected(error.message);
+  if (error instanceof RpcError) return rejected(`${error.message} (agent at ${address})`);
   // With TLS 1.3 our side has finished before the other one looks at our certificate: an agent that
   // then hangs up, with an alert or without a word, does not like it.
-  if (handshaken) return rejected("The agent does not accept this side's certificate.");
+  if (handshaken) {
+    const { text, hint } = ownCertificate(agent.material);
+    return rejected(`${nameOf(agent)} does not accept ${text}.`, hint ? { hint } : {});
+  }
   const code = error?.code;
   if (code === undefined || isSystemError(error)) return undefined;
   if (code.startsWith('ERR_SSL') || code === 'EPROTO') {
-    return rejected('The agent does not speak TLS 1.3, or refused the handshake.');
+    return rejected(`${nameOf(agent)} does not speak TLS 1.3, or refused the handshake.`);
   }
   // What is left are OpenSSL's names for what is wrong with a certificate, such as
   // CERT_HAS_EXPIRED.
-  return rejected(`The agent's certificate is not accepted: ${code}.`);
+  return rejected(`${nameOf(agent)} has a certificate that is not accepted: ${code}.`);
+}
+
+function nameOf({ address, expected: { host } }: DialledAgent): string {
+  return host === undefined ? `The agent at ${address}` : `The agent of ${host} (${address})`;
+}
+
+/** Our certificate as the text of an error names it, and what to do where its time is over. */
+function ownCertificate(material: TlsMaterial): { readonly text: string; readonly hint?: string } {
+  const { role, name } = material.identity;
+  const text = `the certificate of ${role === 'host' ? 'host' : `the ${role}`} ${name}`;
+  const { notAfter } = lifeOf(material);
+  if (notAfter.getTime() >= Date.now()) return { text };
+  return {
+    text: `${text}, which has expired (${notAfter.toISOString()})`,
+    hint: 'Renew it: drover pki issue, or by your CA.',
+  };
 }
 
 /** A connection that is reset in the middle of the handshake comes without the system call. */

@@ -1,7 +1,12 @@
-import { X509Certificate } from 'node:crypto';
 import { statSync } from 'node:fs';
 import type { Log } from '../util/log.js';
-import { type CurrentTls, readTlsFiles, type TlsFiles, type TlsMaterial } from './credentials.js';
+import {
+  type CurrentTls,
+  lifeOf,
+  readTlsFiles,
+  type TlsFiles,
+  type TlsMaterial,
+} from './credentials.js';
 import { RpcError } from './errors.js';
 import { formatIdentity } from './identity.js';
 
@@ -97,7 +102,9 @@ export class TlsKeeper implements CurrentTls, Disposable {
       this.#log.info(fields, 'new certificate files are in use for new connections');
       this.#warnOfEnd();
     } catch (error) {
-      const fields = { ...this.#fields(), err: error };
+      // Files that cannot be used are nothing to look for in the program.
+      const why = error instanceof RpcError ? { problem: error.message } : { err: error };
+      const fields = { ...this.#fields(), ...why };
       this.#log.error(fields, 'the new certificate files are not used; the ones before stay');
     }
     return true;
@@ -133,11 +140,6 @@ export class TlsKeeper implements CurrentTls, Disposable {
     const { certificate } = this.#files;
     this.#log.warn({ certificate, not_after: notAfter.toISOString() }, message);
   }
-}
-
-function lifeOf({ certificate }: TlsMaterial): { notBefore: Date; notAfter: Date } {
-  const { validFrom, validTo } = new X509Certificate(certificate);
-  return { notBefore: new Date(validFrom), notAfter: new Date(validTo) };
 }
 
 function isSame(one: TlsMaterial, other: TlsMaterial): boolean {

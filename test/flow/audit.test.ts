@@ -8,6 +8,7 @@ import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
 import { identityUri } from '../support/certificates.js';
 import { cli, startFakeServices } from '../support/cli-stage.js';
 import { FakeFleet } from '../support/fake-fleet.js';
+import { refuse } from '../support/fake-qemu.js';
 import { migrate } from '../support/fleet.js';
 import { callRaw, rawClient } from '../support/raw-grpc.js';
 
@@ -44,8 +45,8 @@ describe('what a host puts on record', () => {
         action: START,
         decision: 'DECISION_ALLOWED',
         reason: 'OK',
-        subject: 'web',
-        message: 'destinationHost: beta',
+        subject: migrationId,
+        message: 'domain: web, destinationHost: beta',
       },
     ]);
     const there = await recorded('beta', { caller: 'host/alpha', subject: migrationId });
@@ -55,6 +56,32 @@ describe('what a host puts on record', () => {
       new Set(['Prepare', 'ExportDisks', 'AcceptRam', 'AwaitLoaded', 'Commit', 'SourceGone']),
     );
     expect(new Set(there.map(({ reason }) => reason))).toEqual(new Set(['OK']));
+  });
+
+  it('has how each migration ended on every host that took part, and why', async () => {
+    await hosts.run('alpha', 'ends');
+    const at = { command: 'blockdev-mirror' };
+    hosts.launcher('alpha').faults.add({ at, action: refuse('no') });
+    const failed = await migrate(hosts.host('alpha'), 'ends', 'beta');
+    const moved = await migrate(hosts.host('alpha'), 'ends', 'beta');
+    const arrow = 'ends alpha -> beta';
+    const gaveUp = `${arrow}: CANCELLED: The source gave the migration up.`;
+    for (const [host, reason, message] of [
+      ['alpha', 'QEMU_ERROR', expect.stringContaining(`${arrow}: FAILED: `)],
+      ['beta', 'CANCELLED_BY', gaveUp],
+    ] as const) {
+      const ends = (subject: string) => recorded(host, { action: 'MIGRATION_ENDED', subject });
+      const event = { caller: `host/${host}`, decision: 'DECISION_EVENT' };
+      const good = { ...event, reason: 'OK', message: `${arrow}: SUCCEEDED` };
+      await expect.poll(() => ends(moved.migrationId)).toMatchObject([good]);
+      await expect
+        .poll(() => ends(failed.migrationId))
+        .toMatchObject([{ ...event, reason, message }]);
+    }
+    expect(await recorded('alpha', { subject: failed.migrationId })).toMatchObject([
+      { action: 'MIGRATION_ENDED', reason: 'QEMU_ERROR' },
+      { action: START, reason: 'OK' },
+    ]);
   });
 
   it('leaves out what only reads, and has the failures of what does not', async () => {
@@ -129,6 +156,8 @@ describe('what a host puts on record', () => {
   it('has it all again after a restart, with the restart and what was done meanwhile', async () => {
     const alpha = hosts.host('alpha');
     const before = await recorded('alpha', { action: 'StartMigration' });
+    const ends = await recorded('alpha', { action: 'MIGRATION_ENDED' });
+    expect(ends).not.toEqual([]);
     await alpha.stop();
     const file = join(alpha.config.directories.state, '..', 'agent.yaml');
     const { certificate, key, ca } = alpha.config.tls;
@@ -144,8 +173,10 @@ directories: {state: ${alpha.config.directories.state}}
     await acceptState(file, 'alpha');
     await alpha.start();
     expect(await recorded('alpha', { action: 'StartMigration' })).toEqual(before);
+    expect(await recorded('alpha', { action: 'MIGRATION_ENDED' })).toEqual(ends);
     const events = await recorded('alpha', { decision: 'DECISION_EVENT' });
-    expect(events.map(({ action, caller }) => [action, caller.split('/')[0]])).toEqual([
+    const others = events.filter(({ action }) => action !== 'MIGRATION_ENDED');
+    expect(others.map(({ action, caller }) => [action, caller.split('/')[0]])).toEqual([
       ['AGENT_STARTED', 'host'],
       ['STATE_ACCEPTED', 'operator'],
       ['AGENT_STOPPED', 'host'],

@@ -351,6 +351,9 @@ describe('the network', () => {
     const fromHome = await cli(list);
     expect(fromHome.exitCode).toBe(2);
     expect(fromHome.stderr).toContain('/nonexistent/.config/drover/certificate.pem');
+    expect(fromHome.stderr).toContain(
+      'what to do: Make one with `drover pki issue operator NAME`, or name it with --certificate, --key and --ca.',
+    );
   });
 
   it('says that a certificate of another CA is not accepted, and exits with 3', async () => {

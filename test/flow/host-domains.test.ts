@@ -468,4 +468,35 @@ describe("a host's domains", () => {
       for (const folder of folders) await rm(folder, { recursive: true });
     }
   });
+
+  it('are listed with a pool that has gone, and the host is described with the others', async () => {
+    const { domains, stage } = await open({ pools: { default: {}, other: {} } });
+    const { spec: made } = await domains.create(spec, { signal });
+    await rm(stage.pool('other'), { recursive: true });
+    for (const _ of [1, 2]) {
+      expect(await domains.list()).toMatchObject([{ spec: { name: 'web1' }, tombstoneBytes: 0 }]);
+      const { pools } = await domains.facts();
+      expect(pools).toMatchObject([
+        { name: 'default', sizeBytes: expect.any(Number) },
+        { name: 'other', shared: false, sizeBytes: 0, availableBytes: 0 },
+      ]);
+      expect(pools[0]?.availableBytes).toBeGreaterThan(0);
+    }
+    expect(stage.problems).toEqual([
+      expect.stringMatching(/^a pool cannot be used: .* of the pool other is not/),
+    ]);
+    // What cannot be looked at is not said to hold nothing.
+    await expect(domains.delete(made.uuid, { tombstone: true })).rejects.toMatchObject({
+      reason: 'DISK_TARGET_MISSING',
+    });
+    await domains.create({ ...spec, name: 'web2' }, { signal });
+    const elsewhere = {
+      ...spec,
+      name: 'web3',
+      disks: [{ id: 'r', pool: 'other', sizeBytes: MIB }],
+    };
+    await expect(domains.create(elsewhere, { signal })).rejects.toMatchObject({
+      reason: 'DISK_TARGET_MISSING',
+    });
+  });
 });

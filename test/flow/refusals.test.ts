@@ -121,8 +121,26 @@ describe('a peer that shows the wrong certificate', () => {
     });
     const source = await hosts.run('alpha', 'web');
     const failed = await migrate(hosts.host('alpha'), 'web', 'beta');
-    expect(failed.failure?.reason).toBe('TLS_PEER_REJECTED');
+    expect(failed.failure).toMatchObject({ reason: 'TLS_PEER_REJECTED', side: 'SIDE_SOURCE' });
     await hosts.writes(source, 3);
+  });
+
+  it('to the destination that calls its source back is not spoken to by the destination', async () => {
+    hosts = await FakeFleet.start(['alpha', 'beta', 'gamma'], {
+      config: (host, config) => {
+        if (host !== 'beta') return config;
+        const gamma = config.peers.find(({ name }) => name === 'gamma');
+        const peers = config.peers.map((peer) =>
+          peer.name === 'alpha' ? { ...peer, address: gamma?.address ?? '' } : peer,
+        );
+        return { ...config, peers };
+      },
+    });
+    expect(await refused()).toMatchObject({
+      reason: 'TLS_PEER_REJECTED',
+      side: 'SIDE_DESTINATION',
+      message: expect.stringContaining('is that of gamma, not of alpha'),
+    });
   });
 });
 

@@ -22,7 +22,7 @@ describe('an agent that cannot be reached', () => {
     await close();
     await expect(ask(`127.0.0.1:${port}`)).rejects.toMatchObject({
       reason: 'PEER_UNREACHABLE',
-      message: `The agent at 127.0.0.1:${port} cannot be reached: ECONNREFUSED.`,
+      message: `The agent of host-b (127.0.0.1:${port}) cannot be reached: ECONNREFUSED.`,
       facts: { address: `127.0.0.1:${port}` },
     });
   });

@@ -167,7 +167,36 @@ describe('who may call an agent', () => {
       agentDoesNotTrust.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, patiently()),
     ).rejects.toMatchObject({
       reason: 'TLS_PEER_REJECTED',
-      message: expect.stringMatching(/does not accept this side's certificate/),
+      message: `The agent of host-b (${agent.address}) does not accept the certificate of host host-a.`,
+    });
+  });
+
+  it('tells a caller whose certificate has expired so, with its date', async () => {
+    const says = (who: string) =>
+      expect.stringMatching(
+        new RegExp(
+          `^The agent (of|at) .*${agent.address}\\)? does not accept the certificate of ${who}, which has expired \\(\\d{4}-.*Z\\)\\.$`,
+        ),
+      );
+    const expired = async (role: 'host' | 'operator', name: string) =>
+      await certificates.leaf(`over-${role}`, {
+        commonName: name,
+        uris: [identityUri(role, name)],
+        days: -1,
+      });
+    const hint = 'Renew it: drover pki issue, or by your CA.';
+    using peers = peersOf('host-a', await expired('host', 'host-a'), { 'host-b': agent.address });
+    await expect(
+      peers.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, patiently()),
+    ).rejects.toMatchObject({ reason: 'TLS_PEER_REJECTED', message: says('host host-a'), hint });
+    using client = connectAgent({
+      address: agent.address,
+      tls: await expired('operator', 'alice'),
+    });
+    await expect(client.hosts.getHost({})).rejects.toMatchObject({
+      reason: 'TLS_PEER_REJECTED',
+      message: says('the operator alice'),
+      hint,
     });
   });
 

@@ -206,7 +206,7 @@ describe.skipIf(process.getuid?.() !== 0)('a real QEMU', () => {
       disks: [{ id: 'disk0', image: 'boot.raw', readOnly: true }],
     };
     const refused = alpha.client.domains.createDomain({ spec });
-    await expect(refused).rejects.toThrow(`chmod o+r ${path}`);
+    await expect(refused).rejects.toMatchObject({ hint: `Run \`chmod o+r ${path}\`.` });
     chmodSync(path, 0o644);
     await alpha.client.domains.createDomain({ spec });
     const { domain } = await alpha.client.domains.startDomain({ domain: 'web' });
@@ -214,7 +214,8 @@ describe.skipIf(process.getuid?.() !== 0)('a real QEMU', () => {
     await alpha.client.domains.stopDomain({ domain: 'web', force: true });
     chmodSync(join(alpha.pool, '..'), 0o700);
     const closed = alpha.client.domains.startDomain({ domain: 'web' });
-    await expect(closed).rejects.toThrow(`chmod o+x ${join(alpha.pool, '..')}`);
+    const command = `chmod o+x ${join(alpha.pool, '..')}`;
+    await expect(closed).rejects.toMatchObject({ hint: `Run \`${command}\`.` });
     await alpha.stop();
     await expect(alpha.start()).rejects.toThrow(/cannot be searched by others/);
     chmodSync(join(alpha.pool, '..'), 0o711);

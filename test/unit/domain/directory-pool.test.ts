@@ -123,6 +123,17 @@ describe('a directory pool', () => {
     expect(results.filter(({ status }) => status === 'fulfilled').length).toBeLessThan(2);
   });
 
+  it('says that it is missing where its directory has gone, or another one is in its place', async () => {
+    const missing = { reason: 'DISK_TARGET_MISSING', facts: { pool: 'default' } };
+    await rename(path, `${path}-gone`);
+    await expect(pool.facts()).rejects.toMatchObject(missing);
+    await mkdir(path);
+    await expect(pool.facts()).rejects.toMatchObject(missing);
+    await rm(path, { recursive: true });
+    await rename(`${path}-gone`, path);
+    expect((await pool.facts()).sizeBytes).toBeGreaterThan(0);
+  });
+
   it('keeps one tombstone of a domain, the newest', async () => {
     for (const generation of [1, 3]) {
       await pool.addDomain(UUID);
@@ -224,7 +235,7 @@ describe('a directory pool', () => {
     await expect(DirectoryPool.open(settings, new FakeImageTool())).rejects.toMatchObject({
       reason: 'DISK_TARGET_MISSING',
       message: expect.stringContaining(`${folder} is writable by others`),
-      hint: expect.stringContaining(`chmod go-w ${folder}`),
+      hint: `Run \`chmod go-w ${folder}\`.`,
     });
     await chmod(folder, 0o755);
     await DirectoryPool.open(settings, new FakeImageTool());

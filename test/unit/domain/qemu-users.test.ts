@@ -1,7 +1,7 @@
 import { chmod, chown, mkdir, mkdtemp, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { HostSettings } from '../../../src/domain/host-settings.js';
 import { QemuUsers } from '../../../src/domain/qemu-users.js';
 import { parseDomainSpec } from '../../../src/spec/domain-spec.js';
@@ -9,6 +9,13 @@ import { parseDomainSpec } from '../../../src/spec/domain-spec.js';
 const ONE = '5d0c7c1e-0d3a-4f6b-9c55-7b1a3a1f0001';
 const TWO = '5d0c7c1e-0d3a-4f6b-9c55-7b1a3a1f0002';
 const THREE = '5d0c7c1e-0d3a-4f6b-9c55-7b1a3a1f0003';
+
+const kvm = vi.hoisted(() => ({ mode: 0o600, gid: 0 }));
+vi.mock('node:fs/promises', async (original) => {
+  const real = await original<typeof import('node:fs/promises')>();
+  const kvmOr = async (path: string) => (path === '/dev/kvm' ? kvm : await real.stat(path));
+  return { ...real, stat: kvmOr };
+});
 
 let folder = '';
 const warnings: string[] = [];
@@ -122,7 +129,8 @@ describe.skipIf(process.getuid?.() !== 0)('the user of a domain', () => {
     const pool = users();
     const refused = (command: string) => ({
       reason: 'MEDIA_MISSING',
-      message: expect.stringContaining(`\`${command}\``),
+      message: expect.not.stringContaining('chmod'),
+      hint: `Run \`${command}\`.`,
     });
     await expect(pool.assertReadable(spec(ONE), image)).rejects.toMatchObject(
       refused(`chmod o+r ${image}`),
@@ -134,6 +142,23 @@ describe.skipIf(process.getuid?.() !== 0)('the user of a domain', () => {
       refused(`chmod o+x ${join(folder, 'pool')}`),
     );
     await pool.assertReadable(spec(ONE, { shared: true }), image);
+  });
+
+  test.each([
+    [0o660, 36, 36],
+    [0o666, 0, undefined],
+  ])('has the group of KVM where that is needed: mode %o of group %i', async (mode, gid, group) => {
+    Object.assign(kvm, { mode, gid });
+    expect(await users().groupFor({ ...spec(ONE), accelerator: 'kvm' })).toBe(group);
+  });
+
+  test('is told how to open KVM where it is only root that may', async () => {
+    Object.assign(kvm, { mode: 0o660, gid: 0 });
+    await expect(users().groupFor({ ...spec(ONE), accelerator: 'kvm' })).rejects.toMatchObject({
+      reason: 'CPU_FEATURE_MISSING',
+      message: expect.not.stringContaining('chgrp'),
+      hint: 'Run `chgrp kvm /dev/kvm && chmod 0660 /dev/kvm`.',
+    });
   });
 
   test('may read nothing through a link into a closed folder', async () => {

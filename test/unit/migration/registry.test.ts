@@ -51,4 +51,21 @@ describe('the migrations that an agent keeps in mind', () => {
       expect.objectContaining({ reason: 'MIGRATION_NOT_FOUND' }),
     );
   });
+
+  it('tell whoever listens of each that ends, once, and of none that had ended before', () => {
+    const registry = new MigrationRegistry();
+    const ends: string[] = [];
+    registry.onEnd(({ migrationId, state }) => ends.push(`${migrationId} ${state}`));
+    registry.add(ended('a'));
+    const seed = { ...ended('a').now };
+    const tracker = new Tracker(seed, systemClock);
+    registry.add(tracker);
+    tracker.enter('prepare');
+    tracker.update({ state: 'IN_DOUBT' });
+    expect(ends).toEqual([]);
+    tracker.end({ state: 'SUCCEEDED', runningOn: 'DESTINATION' });
+    tracker.end({ state: 'FAILED', runningOn: 'SOURCE' });
+    tracker.update({ state: 'FAILED' });
+    expect(ends).toEqual([`${seed.migrationId} SUCCEEDED`]);
+  });
 });

@@ -32,6 +32,11 @@ async function leafWith(request: Partial<LeafRequest>): Promise<string> {
 }
 
 describe('looking at certificates', () => {
+  it('takes one without a subject, at which nobody looks', async () => {
+    const { subject, problems } = await lookAt(await leafWith({ commonName: '' }));
+    expect({ subject, problems }).toEqual({ subject: '(none)', problems: [] });
+  });
+
   it('finds nothing wrong with what was just made, and tells what it is', async () => {
     const { directory } = await makeAuthorityFolder();
     await issue({ directory, role: 'host', name: 'alpha' });

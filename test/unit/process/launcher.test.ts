@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -93,6 +94,31 @@ describe('the detached launcher', () => {
     adopted?.hurry();
     expect(await adopted?.exited).toEqual({ code: undefined, signal: undefined });
     expect(await new DetachedLauncher().adopt(record)).toBeUndefined();
+  });
+
+  test('keeps whoever ends an adopted process waiting for its end, with nothing else to do', async () => {
+    const { record } = await launch('/bin/sleep', '60');
+    const module = new URL('../../../src/process/detached-launcher.ts', import.meta.url).href;
+    const script = `
+      const { adoptByPid } = await import('${module}');
+      const adopted = adoptByPid(${JSON.stringify(record)});
+      adopted.kill('SIGCONT');
+      process.send('waits');
+      process.channel.unref();
+      await adopted.exited;
+      process.send('gone', () => process.exit(0));`;
+    const argv = ['--import', 'tsx', '--input-type=module', '-e', script];
+    const waiting = spawn(process.execPath, argv, {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
+    const said: unknown[] = [];
+    waiting.on('message', (word) => {
+      said.push(word);
+      // It ends while nothing but that is waited for.
+      if (word === 'waits') setTimeout(() => process.kill(record.pid, 'SIGKILL'), 300);
+    });
+    const code = await new Promise((resolve) => waiting.on('exit', resolve));
+    expect({ said, code }).toEqual({ said: ['waits', 'gone'], code: 0 });
   });
 
   test('takes another process with the same pid for what it is', async () => {
