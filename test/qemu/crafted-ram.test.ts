@@ -1,0 +1,94 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import type { ByteStream } from '../../src/channel/types.js';
+import type { PeerDirectory } from '../../src/migration/peer.js';
+import { migrate } from '../support/fleet.js';
+import { wrapped } from '../support/hostile.js';
+import { RealFleet } from '../support/real-fleet.js';
+
+/** What a source that lies makes of a piece of RAM, the first of which is number 0. */
+type Forgery = (piece: Uint8Array, index: number) => Uint8Array;
+
+/** Random, and the same in each run. */
+function noise(bytes: number): Buffer {
+  let state = 0x2545_f491;
+  return Buffer.from(
+    Uint8Array.from({ length: bytes }, () => {
+      state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+      return state >>> 16;
+    }),
+  );
+}
+
+const FORGERIES: Readonly<Record<string, Forgery>> = {
+  'noise instead of a stream': (piece) => noise(piece.length),
+  'a header and noise': (piece, index) =>
+    index === 0 ? Buffer.concat([piece.subarray(0, 64), noise(4096)]) : noise(piece.length),
+  'flipped bits in every page': (piece, index) => {
+    const forged = Buffer.from(piece);
+    for (let at = index === 0 ? 512 : 0; at < forged.length; at += 997) {
+      forged.writeUInt8(forged.readUInt8(at) ^ 0x40, at);
+    }
+    return forged;
+  },
+  'each piece twice': (piece) => Buffer.concat([piece, piece]),
+};
+
+/** The other agents, to whom the RAM of this host's guests is sent forged. */
+function forging(directory: PeerDirectory, forge: Forgery): PeerDirectory {
+  return {
+    calls: (host) => {
+      const calls = directory.calls(host);
+      return wrapped(calls, {
+        openRam: async (ticket, options) => forged(await calls.openRam(ticket, options), forge),
+      });
+    },
+  };
+}
+
+function forged(stream: ByteStream, forge: Forgery): ByteStream {
+  let index = 0;
+  return {
+    incoming: stream.incoming,
+    write: (piece) => stream.write(forge(piece, index++)),
+    end: () => stream.end(),
+    reset: (reason) => stream.reset(reason),
+  };
+}
+
+describe('a source that forges RAM', () => {
+  let hosts: RealFleet;
+  afterEach(() => hosts[Symbol.asyncDispose]());
+
+  it.each(Object.entries(FORGERIES))(
+    'gets nothing of a real QEMU but its end: %s',
+    async (_what, forge) => {
+      let lies = true;
+      const honest: Forgery = (piece) => piece;
+      hosts = await RealFleet.start(['alpha', 'beta'], {
+        parts: (host) =>
+          host === 'alpha'
+            ? {
+                peers: (directory) =>
+                  forging(directory, (piece, index) => (lies ? forge : honest)(piece, index)),
+              }
+            : {},
+      });
+      const guest = await hosts.run('alpha', [{}]);
+      const failed = await migrate(hosts.host('alpha'), guest.uuid, 'beta');
+      expect(failed).toMatchObject({ state: 'STATE_FAILED', runningOn: 'RUNNING_ON_SOURCE' });
+      await guest.writes(30);
+      await hosts.expectNothingOn('beta', guest.uuid);
+      const { client } = hosts.host('beta');
+      const { events } = await client.hosts.listAuditEvents({ subject: failed.migrationId });
+      const [ended] = events.filter(({ action }) => action === 'MIGRATION_ENDED');
+      expect(ended?.reason).toBe('VMSTATE_INCOMPATIBLE');
+
+      lies = false;
+      const next = await migrate(hosts.host('alpha'), guest.uuid, 'beta');
+      expect(next.failure).toBeUndefined();
+      guest.arrived('beta');
+      await guest.writes(30);
+      await guest.judge();
+    },
+  );
+});
