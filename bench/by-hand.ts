@@ -3,9 +3,16 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EventClock } from '../src/domain/event-clock.js';
 import { exportId, imageNode, mirrorJob, targetNode } from '../src/domain/names.js';
-import { setUpIncomingStream, setUpStream } from '../src/domain/stream-settings.js';
 import type { QmpClient } from '../src/qmp/client.js';
 import type { EventListener } from '../src/qmp/event-listener.js';
+import {
+  type HandWay,
+  inetSocket,
+  setUpRam,
+  startDiskServer,
+  TLS_CLIENT,
+  unixSocket,
+} from './hand-way.js';
 
 /** One move to make by hand. */
 export interface HandMoveRequest {
@@ -19,6 +26,8 @@ export interface HandMoveRequest {
   readonly directory: string;
   /** What QEMU may plan for, in milliseconds. */
   readonly downtimeLimitMs: number;
+  /** Default: unix sockets, with the best options. */
+  readonly way?: HandWay;
 }
 
 /** What a move by hand came to. */
@@ -36,21 +45,21 @@ export interface HandMove {
   };
 }
 
-const LIMIT = { limitMs: 120_000 };
+const LIMIT = { limitMs: 300_000 };
 const ACTIVE_POLL_MS = 25;
+const UNIX_WAY: HandWay = { options: 'best' };
 
 type Wait = { readonly signal: AbortSignal };
 
 /**
  * Moves a guest from QEMU to QEMU as fast as a careful hand at both monitors could, and no faster
- * than is safe: the floor that Drover is measured against. Disks and RAM go over unix sockets
- * without encryption and without any process in between; nothing is written down and nobody is
- * asked.
+ * than is safe: the floor that Drover is measured against. Disks and RAM go from QEMU to QEMU;
+ * nothing is written down and nobody is asked.
  *
  * The source is left in `postmigrate`; to end both is the caller's.
  */
 export async function moveByHand(request: HandMoveRequest): Promise<HandMove> {
-  const { source, destination, diskIds, directory, downtimeLimitMs } = request;
+  const { source, destination, diskIds, directory, way = UNIX_WAY } = request;
   const wait = { signal: AbortSignal.timeout(LIMIT.limitMs) };
   const clock = new EventClock();
   const beganMs = performance.now();
@@ -59,11 +68,13 @@ export async function moveByHand(request: HandMoveRequest): Promise<HandMove> {
   using stops = source.listen('STOP');
   using loaded = destination.listen('MIGRATION');
 
-  await mirrorDisks(request, jobs, wait);
-  const ram = { 'channel-type': 'main', addr: unixSocket(join(directory, 'ram.sock')) } as const;
-  await setUpIncomingStream(destination, wait);
+  await mirrorDisks(request, way, jobs, wait);
+  const socket = way.network
+    ? inetSocket(way.network.address, way.network.ramPort)
+    : unixSocket(join(directory, 'ram.sock'));
+  const ram = { 'channel-type': 'main', addr: { transport: 'socket', ...socket } } as const;
+  await setUpRam(source, destination, way, request.downtimeLimitMs, wait);
   await destination.execute('migrate-incoming', { channels: [ram], 'exit-on-error': false });
-  await setUpStream(source, { downtimeLimitMs, maxBandwidth: 0 }, wait);
   await source.execute('migrate', { channels: [ram] });
   await until(sent, 'pre-switchover', wait);
   const stopped = await stops.next(wait);
@@ -97,30 +108,41 @@ export async function moveByHand(request: HandMoveRequest): Promise<HandMove> {
 
 type JobEvents = EventListener<'BLOCK_JOB_READY' | 'BLOCK_JOB_COMPLETED' | 'JOB_STATUS_CHANGE'>;
 
-/** Resolves when a write is acknowledged to the guest only when both images of a disk have it. */
+/**
+ * Resolves when both images of each disk are alike, and, with the best options, a write is
+ * acknowledged to the guest only when both have it.
+ */
 async function mirrorDisks(
   { source, destination, diskIds, directory }: HandMoveRequest,
+  way: HandWay,
   jobs: JobEvents,
   wait: Wait,
 ): Promise<void> {
   const path = join(directory, 'nbd.sock');
   await rm(path, { force: true });
-  await destination.execute('nbd-server-start', { addr: { type: 'unix', data: { path } } });
+  const socket = way.network
+    ? inetSocket(way.network.address, way.network.diskPort)
+    : unixSocket(path);
+  await startDiskServer(source, destination, socket, way);
+  const best = way.options === 'best';
   for (const disk of diskIds) {
     const node = imageNode(disk);
     await destination.execute('block-export-add', {
       ...{ type: 'nbd', id: exportId(disk), 'node-name': node, name: disk, writable: true },
     });
     await source.execute('blockdev-add', {
-      ...{ driver: 'nbd', 'node-name': targetNode(disk), server: { type: 'unix', path } },
-      ...{ export: disk, discard: 'unmap', 'detect-zeroes': 'unmap' },
+      ...{ driver: 'nbd', 'node-name': targetNode(disk), server: socket, export: disk },
+      ...(way.network?.tls ? { 'tls-creds': TLS_CLIENT } : {}),
+      ...(best ? { discard: 'unmap', 'detect-zeroes': 'unmap' } : {}),
     });
     await source.execute('blockdev-mirror', {
       ...{ 'job-id': mirrorJob(disk), device: node, target: targetNode(disk) },
-      ...{ sync: 'full', 'copy-mode': 'background', 'auto-dismiss': false },
+      // The target is new and the image is all there is: what was never written need not be said.
+      ...{ sync: best ? 'top' : 'full', 'copy-mode': 'background', 'auto-dismiss': false },
     });
   }
   for (const _ of diskIds) await jobs.next(({ name }) => name === 'BLOCK_JOB_READY', wait);
+  if (!best) return;
   for (const disk of diskIds) {
     const change = { id: mirrorJob(disk), type: 'mirror', 'copy-mode': 'write-blocking' } as const;
     await source.execute('block-job-change', change);
@@ -162,8 +184,4 @@ async function until(
     if (status === wanted) return;
     if (status === 'failed' || status === 'cancelled') throw new Error(`The RAM stream ${status}.`);
   }
-}
-
-function unixSocket(path: string) {
-  return { transport: 'socket', type: 'unix', path } as const;
 }

@@ -8,12 +8,14 @@ import { type DemoHost, DemoHosts } from '../scripts/demo/hosts.js';
 import { BUSY_DOMAIN, BusyGuest } from '../scripts/demo/story.js';
 import { prepareLinuxGuest } from '../scripts/guest/linux-guest.js';
 import { describeMachine } from '../scripts/soak/summary.js';
+import { type Migration, Migration_Transport } from '../src/gen/drover/v1/migration.js';
 import { type LoopDelay, watchLoop } from './loop-probe.js';
+import { cpuSeconds } from './stage/usage.js';
 
 /*
- * What relaying RAM costs an agent: its memory, which must not grow with the guest's, and how late
- * its event loop is. This process itself is measured besides: on a machine without a free core
- * everybody is late, and that is not the agents' doing.
+ * What a migration by stream costs an agent: its memory, which must not grow with the guest's, its
+ * CPU time, and how late the event loop of its main thread is. This process itself is measured
+ * besides: on a machine without a free core everybody is late, and that is not the agents' doing.
  */
 
 const SAMPLE_MS = 25;
@@ -37,6 +39,8 @@ interface AgentCost {
   /** Resident memory before the move and the most during it, in bytes. */
   readonly rssBeforeBytes: number;
   readonly rssPeakBytes: number;
+  /** Of the whole move, all threads. */
+  readonly cpuSeconds: number;
   readonly loop: LoopDelay;
 }
 
@@ -101,6 +105,7 @@ async function measure(
   const destination = hosts.all.find((host) => host !== source) as DemoHost;
   const before = new Map(hosts.all.map((host) => [host, rssBytes(host.agentPid)]));
   const peak = new Map(before);
+  const cpuBefore = new Map(hosts.all.map((host) => [host, cpuSeconds(host.agentPid)]));
   const takeIdle = watchLoop();
   const sampling = setInterval(() => {
     for (const host of hosts.all) {
@@ -111,15 +116,18 @@ async function measure(
   let relaying: Promise<unknown> | undefined;
   let taken: Promise<{ loops: Map<string, LoopDelay>; idle: LoopDelay }> | undefined;
   const takeBoth = async () => ({ loops: await probes.take(), idle: takeIdle() });
-  const { migration } = await guest.move(destination, ({ phase }) => {
+  const stream = { transport: Migration_Transport.STREAM };
+  const onChange = ({ phase }: Migration) => {
     if (phase === 'PHASE_PRECOPY') relaying ??= takeBoth();
     else if (relaying !== undefined) taken ??= relaying.then(takeBoth);
-  });
+  };
+  const { migration } = await guest.move(destination, onChange, stream);
   clearInterval(sampling);
   const { loops, idle } = (await taken) ?? fail('The migration had no precopy phase.');
   const costOf = (host: DemoHost): AgentCost => ({
     rssBeforeBytes: before.get(host) ?? Number.NaN,
     rssPeakBytes: peak.get(host) ?? Number.NaN,
+    cpuSeconds: cpuSeconds(host.agentPid) - (cpuBefore.get(host) ?? Number.NaN),
     loop: loops.get(host.name) as LoopDelay,
   });
   return {
@@ -145,7 +153,8 @@ function tell({ guest, transferredBytes, totalMs, source, destination, idle }: M
   say(`${guest}: ${mib(transferredBytes)} sent in ${(totalMs / 1000).toFixed(1)} s`);
   for (const [side, cost] of Object.entries({ source, destination })) {
     const memory = `${mib(cost.rssBeforeBytes)} -> at most ${mib(cost.rssPeakBytes)}`;
-    say(`  ${side.padEnd(12)}${memory};  ${loop(cost.loop)}`);
+    const cpu = `${cost.cpuSeconds.toFixed(2)} s of CPU`;
+    say(`  ${side.padEnd(12)}${memory};  ${cpu};  ${loop(cost.loop)}`);
   }
   say(`  idle process: ${loop(idle)}`);
 }

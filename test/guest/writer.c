@@ -14,7 +14,9 @@
  *   D <disk> <name> <slots> <seq>   at start: disk number, kernel name, slots, first number to come
  *   D <disk> <name> ro              at start: a disk that cannot be written is left alone
  *   READY                           everything has started
- *   A <disk> <seq>                  block <seq> is durable on the disk (hexadecimal, as all but H)
+ *   A <disk> <seq> [<us>]           block <seq> and all before it are durable on the disk
+ *                                   (hexadecimal, as all but H); with drover.latency=1 also how
+ *                                   long the disk took for it
  *   H <count> <us>                  counter and the guest's CLOCK_MONOTONIC, both decimal
  *   R <round>                       the RAM working set was checked and rewritten once more
  *   BAD RAM <page> <round>          a page does not hold what was written to it
@@ -33,9 +35,13 @@
  * Kernel command line, all optional:
  *   drover.disks=N       wait up to 10 s until N disks are there (default: take what is there)
  *   drover.write_ms=N    pause after each acknowledged write, 0 for none (default 5)
+ *   drover.write_kib=N   KiB that one write takes, 4 to 64: so many blocks at once (default 4)
+ *   drover.latency=1     tell with each acknowledgement how long it took, in microseconds
  *   drover.slots=N       slots per disk, at most as many as fit (default 4096)
  *   drover.ram_mib=N     RAM working set, 0 for none (default 16)
  *   drover.ram_rate=N    MiB of RAM rewritten per second (default 8)
+ *   drover.ram_words=N   64-bit words of each page that are rewritten from the second round on, all
+ *                        512 by default: a page is dirty from the first one on, and each takes time
  *   drover.beat_ms=N     time between two heartbeats (default 10)
  */
 
@@ -47,6 +53,7 @@
 #define PAGE_BYTES 4096UL
 #define PAGE_WORDS (PAGE_BYTES / sizeof(u64))
 #define MAX_DISKS 16
+#define MAX_BLOCKS_AT_ONCE 16
 #define MAGIC 0x52565244U /* "DRVR" */
 
 struct disk {
@@ -210,22 +217,38 @@ static void open_disk(struct disk *disk, u64 slots) {
   put_line(&line);
 }
 
-static void write_blocks(struct disk *disk, u64 pause_us) {
-  static u32 words[BLOCK_BYTES / 4] __attribute__((aligned(4096)));
+struct load {
+  u64 pause_us;
+  u64 blocks_at_once;
+  u64 tells_latency;
+};
+
+static void write_blocks(struct disk *disk, struct load load) {
+  static u32 words[MAX_BLOCKS_AT_ONCE * BLOCK_BYTES / 4] __attribute__((aligned(4096)));
   struct line line = {.length = 0};
-  for (;; disk->seq++) {
+  u64 count = load.blocks_at_once;
+  /* Blocks that are written at once lie side by side. */
+  disk->slots -= disk->slots % count;
+  disk->seq = (disk->seq + count - 1) / count * count;
+  for (;; disk->seq += count) {
     u64 at = FIRST_BLOCK_BYTE + disk->seq % disk->slots * BLOCK_BYTES;
-    fill_block(words, disk->number, disk->seq);
-    long n = call4(SYS_PWRITE, disk->fd, words, BLOCK_BYTES, at);
-    if (n != (long)BLOCK_BYTES) stop_with_error("write", n);
+    for (u64 i = 0; i < count; i++)
+      fill_block(words + i * (BLOCK_BYTES / 4), disk->number, disk->seq + i);
+    u64 start = now_us();
+    long n = call4(SYS_PWRITE, disk->fd, words, count * BLOCK_BYTES, at);
+    if (n != (long)(count * BLOCK_BYTES)) stop_with_error("write", n);
     n = call(SYS_FDATASYNC, disk->fd, 0, 0);
     if (n < 0) stop_with_error("fdatasync", n);
     put_text(&line, "A ");
     put_number(&line, disk->number, 16);
     put_char(&line, ' ');
-    put_number(&line, disk->seq, 16);
+    put_number(&line, disk->seq + count - 1, 16);
+    if (load.tells_latency) {
+      put_char(&line, ' ');
+      put_number(&line, now_us() - start, 16);
+    }
     put_line(&line);
-    sleep_us(pause_us);
+    sleep_us(load.pause_us);
   }
 }
 
@@ -235,7 +258,7 @@ static u64 ram_word(u64 page, u64 round, u64 index) {
   return (page * 0x9e3779b97f4a7c15UL) ^ (round * 0xc2b2ae3d27d4eb4fUL) ^ (index << 40) ^ index;
 }
 
-static void dirty_ram(u64 mib, u64 mib_per_second) {
+static void dirty_ram(u64 mib, u64 mib_per_second, u64 rewritten) {
   u64 pages = mib * 256, round = 0;
   long memory = call6(SYS_MMAP, 0, (long)(pages * PAGE_BYTES), 3, 0x22, -1, 0);
   if (memory < 0 && memory > -4096) stop_with_error("mmap", memory);
@@ -243,13 +266,18 @@ static void dirty_ram(u64 mib, u64 mib_per_second) {
   for (;; round++) {
     for (u64 page = 0; page < pages; page++) {
       u64 *words = (u64 *)(memory + (long)(page * PAGE_BYTES));
-      for (u64 i = 0; i < PAGE_WORDS; i++) {
+      u64 count = round ? rewritten : PAGE_WORDS;
+      u64 last = PAGE_WORDS - 1;
+      if (count < PAGE_WORDS && words[last] != ram_word(page, 0, last)) {
+        report("BAD RAM", page, round);
+      }
+      for (u64 i = 0; i < count; i++) {
         if (round && words[i] != ram_word(page, round - 1, i)) {
           report("BAD RAM", page, round);
           break;
         }
       }
-      for (u64 i = 0; i < PAGE_WORDS; i++) words[i] = ram_word(page, round, i);
+      for (u64 i = 0; i < count; i++) words[i] = ram_word(page, round, i);
       if (++written % 16) continue;
       u64 due = start + written * (1000000UL / 256UL) / mib_per_second, now = now_us();
       if (due > now) {
@@ -286,6 +314,10 @@ static void beat(u64 interval_us) {
   }
 }
 
+static u64 between(u64 least, u64 value, u64 most) {
+  return value < least ? least : value > most ? most : value;
+}
+
 static int in_child(void) {
   long pid = call(SYS_FORK, 0, 0, 0);
   if (pid < 0) stop_with_error("fork", pid);
@@ -296,18 +328,24 @@ __attribute__((used)) static void run(void) {
   read_command_line();
   use_serial_console();
   await_disks(setting("drover.disks=", 0));
-  u64 pause_us = setting("drover.write_ms=", 5) * 1000UL;
+  u64 blocks = setting("drover.write_kib=", 4) / 4;
+  struct load load = {
+    .pause_us = setting("drover.write_ms=", 5) * 1000UL,
+    .blocks_at_once = between(1, blocks, MAX_BLOCKS_AT_ONCE),
+    .tells_latency = setting("drover.latency=", 0),
+  };
   u64 slots = setting("drover.slots=", 4096);
   u64 ram_mib = setting("drover.ram_mib=", 16), ram_rate = setting("drover.ram_rate=", 8);
+  u64 ram_words = between(1, setting("drover.ram_words=", PAGE_WORDS), PAGE_WORDS);
   u64 beat_us = setting("drover.beat_ms=", 10) * 1000UL;
   for (u32 i = 0; i < disk_count; i++) {
     disks[i].number = i;
-    open_disk(&disks[i], slots ? slots : 1);
+    open_disk(&disks[i], slots > load.blocks_at_once ? slots : load.blocks_at_once);
   }
   if (in_child()) beat(beat_us ? beat_us : 1000UL);
   for (u32 i = 0; i < disk_count; i++)
-    if (disks[i].fd >= 0 && in_child()) write_blocks(&disks[i], pause_us);
-  if (ram_mib && ram_rate && in_child()) dirty_ram(ram_mib, ram_rate);
+    if (disks[i].fd >= 0 && in_child()) write_blocks(&disks[i], load);
+  if (ram_mib && ram_rate && in_child()) dirty_ram(ram_mib, ram_rate, ram_words);
   struct line line = {.length = 0};
   put_text(&line, "READY");
   put_line(&line);
