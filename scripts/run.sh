@@ -1,9 +1,10 @@
 #!/bin/sh
-# Behind `npm run demo` and `npm test`: does whatever set-up is still missing, then the thing
-# itself.
+# Behind `npm run demo`, `npm test` and `npm run bench`: does whatever set-up is still missing, then
+# the thing itself.
 #
 #   run.sh demo [args...]   the demo, with the arguments handed on
 #   run.sh test [args...]   the tests, with the arguments handed on to vitest
+#   run.sh bench [args...]  builds, then the bench, with the arguments handed on
 #   run.sh setup            the set-up alone
 #
 # Set-up talks on stderr only, so that stdout belongs to the demo or the tests.
@@ -60,9 +61,14 @@ set_up_alone() {
 task=${1:-}
 [ $# -eq 0 ] || shift
 case "$task" in
-  demo | test) set_up_alone ;;
+  demo | test | bench) set_up_alone ;;
   setup) set_up_alone; exit 0 ;;
-  *) say "usage: run.sh demo|test|setup [args...]"; exit 2 ;;
+  *) say "usage: run.sh demo|test|bench|setup [args...]"; exit 2 ;;
 esac
 if [ "$task" = demo ]; then exec node --import tsx scripts/demo.ts "$@"; fi
+if [ "$task" = bench ]; then
+  # Agents are measured as they are installed. Another program can be measured in their place.
+  [ -n "${DROVER_BENCH_PROGRAM:-}" ] || sh scripts/build.sh >&2
+  exec node --import tsx bench/main.ts "$@"
+fi
 exec node node_modules/vitest/vitest.mjs run "$@"

@@ -10,14 +10,14 @@ import { stringify } from 'yaml';
 import { initAuthority } from '../../src/pki/authority.js';
 import { issue } from '../../src/pki/issue.js';
 import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
-import type { TlsFiles } from '../../src/rpc/credentials.js';
 import type { Role } from '../../src/rpc/identity.js';
+import type { TlsFiles } from '../../src/rpc/tls-material.js';
 import { freePorts } from '../../test/support/free-ports.js';
 import type { LinuxGuest } from '../guest/linux-guest.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 /** As in the first line of src/main.ts. */
-const NODE_OPTIONS = ['--initial-old-space-size=128'];
+const NODE_OPTIONS = ['--max-semi-space-size=2'];
 /** What shells say of a program that Ctrl-C has ended. */
 const INTERRUPTED = 130;
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
@@ -154,7 +154,7 @@ export class DemoHosts implements AsyncDisposable {
         listen: { address: peers[i]?.address, unix: join(home, 'drover.sock') },
         tls: await leaf('host', name),
         directories: { state: join(home, 'state'), run: join(home, 'run') },
-        data: { address: '127.0.0.1' },
+        data: { address: '127.0.0.1', stream_port: 0 },
         pools: [{ name: 'default', path: pool }],
         kernels: [
           {
@@ -222,7 +222,7 @@ function killQemus(runDirectory: string): void {
   }
 }
 
-async function stopDomains(client: AgentClient): Promise<void> {
+export async function stopDomains(client: AgentClient): Promise<void> {
   const { domains } = await client.domains.listDomains({}).catch(() => ({ domains: [] }));
   for (const { spec, qemuPid } of domains) {
     if (!qemuPid) continue;

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { type DeepPartial, DomainSpec } from '../../src/gen/drover/v1/domain.js';
-import type { Migration } from '../../src/gen/drover/v1/migration.js';
+import type { Migration, Migration_Transport } from '../../src/gen/drover/v1/migration.js';
 import { parseDomainFile } from '../../src/spec/domain-file.js';
 import { type DiskContent, readDisk } from '../../test/support/blocks.js';
 import { Ledger } from '../../test/support/ledger.js';
@@ -49,6 +49,7 @@ export interface Move {
 /** What a move is asked for with; the agent's defaults else. */
 export interface MoveSettings {
   readonly downtimeLimitMs?: number;
+  readonly transport?: Migration_Transport;
 }
 
 /** What was found when everything was counted. */

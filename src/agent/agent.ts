@@ -1,3 +1,4 @@
+import type { Carrier } from '../channel/types.js';
 import { DirectoryPool } from '../domain/directory-pool.js';
 import { HostDomains } from '../domain/host-domains.js';
 import type { HostSettings, HostSystem } from '../domain/host-settings.js';
@@ -8,15 +9,18 @@ import { IncomingMigrations } from '../migration/incoming-migrations.js';
 import { Migrations } from '../migration/migrations.js';
 import type { PeerDirectory, PeerHandler } from '../migration/peer.js';
 import { MigrationRegistry } from '../migration/registry.js';
+import { Traffic } from '../migration/traffic.js';
 import type { Binary } from '../process/binary.js';
 import { findOnPath, inspectBinary } from '../process/binary.js';
 import type { Launcher } from '../process/launcher.js';
 import { type ImageTool, QemuImg } from '../process/qemu-img.js';
 import type { Transcript } from '../qmp/client.js';
+import type { CarrierSettings } from '../rpc/carrier.js';
 import { PeerClients } from '../rpc/peer-directory.js';
 import type { HostPort } from '../rpc/ports.js';
 import { startRpcServer } from '../rpc/server.js';
 import { TlsKeeper } from '../rpc/tls-keeper.js';
+import { WorkerCarrier } from '../rpc/worker-carrier.js';
 import { systemClock } from '../util/clock.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 import { UndoStack } from '../util/undo-stack.js';
@@ -50,6 +54,8 @@ export interface AgentParts extends StateParts {
   readonly images?: ImageTool;
   /** Hears all that is said to QEMUs, by the domain's UUID. */
   readonly transcript?: (uuid: string) => Transcript;
+  /** What carries streams; a worker thread by default. */
+  readonly carrier?: (settings: CarrierSettings) => Carrier;
   /** Stands between the flow and the other agents. */
   readonly peers?: (directory: PeerDirectory) => PeerDirectory;
   /** Stands between PeerService and the flow. */
@@ -80,9 +86,10 @@ export async function startAgent(
   const audit = await openAudit(config, logger);
   undo.defer('write the audit', () => audit.close());
   const binary = await openBinary(logger, parts.binary);
-  const domains = await HostDomains.open(await domainSettings(config, binary, logger, parts), {
-    quarantine: state.quarantine,
-  });
+  const carrier = openCarrier(config, { tls, audit }, parts);
+  undo.defer('end the streams', () => carrier.close());
+  const settings = { ...(await domainSettings(config, binary, logger, parts)), carrier };
+  const domains = await HostDomains.open(settings, { quarantine: state.quarantine });
   undo.defer('let go of the domains', () => domains.close());
   const peers = new PeerClients(new Peers(config.host, config.peers), tls);
   const registry = new MigrationRegistry();
@@ -95,6 +102,8 @@ export async function startAgent(
     journals: state.journals,
     peers: parts.peers?.(peers) ?? peers,
     registry,
+    link: config.link,
+    traffic: new Traffic(config.link, { clock, log: logger }),
     clock,
     log: logger,
     observe: parts.observe,
@@ -135,6 +144,7 @@ export async function startAgent(
       peers[Symbol.dispose]();
       tls[Symbol.dispose]();
       await domains.close();
+      await carrier.close();
       audit.record(agentEvent(config, 'AGENT_STOPPED'));
       await audit.close();
       await state.close();
@@ -156,13 +166,22 @@ function keepTls(config: AgentConfig, logger: Logger): TlsKeeper {
   );
 }
 
+function openCarrier(
+  { data }: AgentConfig,
+  common: Pick<CarrierSettings, 'tls' | 'audit'>,
+  parts: AgentParts,
+): Carrier {
+  const settings = { ...common, address: data.address, port: data.streamPort };
+  return parts.carrier?.(settings) ?? new WorkerCarrier(settings);
+}
+
 /** What the domains of a host are made with. */
 async function domainSettings(
   config: AgentConfig,
   binary: Binary,
   logger: Logger,
   parts: AgentParts,
-): Promise<HostSettings> {
+): Promise<Omit<HostSettings, 'carrier'>> {
   return {
     host: config.host,
     directories: config.directories,

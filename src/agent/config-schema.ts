@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { flag, quote, text } from '../spec/fields.js';
 import { isWildcard, parseAddress } from '../util/address.js';
 import { limitsSchema } from './limits.js';
+import { linkSchema } from './link.js';
 
 /** The longest path that a unix socket can have, without the ending zero. */
 const SOCKET_PATH_BYTES = 107;
@@ -47,7 +48,11 @@ export function configSchema(folder: string) {
     GROUP,
   );
   const data = z.strictObject(
-    { address: dataAddress().optional(), ports: portRange().prefault('49500-49599') },
+    {
+      address: dataAddress().optional(),
+      ports: portRange().prefault('49500-49599'),
+      streamPort: wholeNumber(0, 65_535).optional(),
+    },
     GROUP,
   );
   const pool = z.strictObject({ name, path, shared: flag(false) }, GROUP);
@@ -57,17 +62,6 @@ export function configSchema(folder: string) {
       kernel: path,
       initrd: path.optional(),
       arguments: z.string({ error: 'must be text' }).default(''),
-    },
-    GROUP,
-  );
-  const bridge = text(
-    INTERFACE_NAME,
-    'must be the name of a bridge: up to 15 letters, digits, `.`, `_` or `-`, not first a sign',
-  );
-  const networks = z.strictObject(
-    {
-      bridges: z.array(bridge, { error: 'must be a list of bridges' }).default([]),
-      user: flag(false),
     },
     GROUP,
   );
@@ -90,10 +84,11 @@ export function configSchema(folder: string) {
         data: data.prefault({}),
         pools: namedList(pool, 'pools'),
         kernels: namedList(kernel, 'kernels'),
-        networks: networks.prefault({}),
+        networks: networksSchema().prefault({}),
         peers: namedList(peer, 'peers'),
         fence: fence.optional(),
         limits: limitsSchema().prefault({}),
+        link: linkSchema().prefault({}),
         qemu: z.strictObject({ uids: uidRange().prefault('400000-465535') }, GROUP).prefault({}),
       },
       GROUP,
@@ -110,10 +105,31 @@ export function configSchema(folder: string) {
         const { first, last } = data?.ports ?? {};
         if (Number(port) >= Number(first) && Number(port) <= Number(last)) {
           refuse('ports', `must not contain ${port}, which the agent listens on`);
+          return;
+        }
+        const streamPort = data?.streamPort ?? Number(port) + 1;
+        if (streamPort >= Number(first) && streamPort <= Number(last)) {
+          refuse('streamPort', `must not be ${streamPort}, which is one of data.ports`);
+        } else if (streamPort === Number(port) || streamPort > 65_535) {
+          refuse('streamPort', `must be another port than ${streamPort}`);
         }
       },
       { when: isGroup },
     );
+}
+
+function networksSchema() {
+  const bridge = text(
+    INTERFACE_NAME,
+    'must be the name of a bridge: up to 15 letters, digits, `.`, `_` or `-`, not first a sign',
+  );
+  return z.strictObject(
+    {
+      bridges: z.array(bridge, { error: 'must be a list of bridges' }).default([]),
+      user: flag(false),
+    },
+    GROUP,
+  );
 }
 
 /** A list in which no name stands twice; absent means empty. */

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { Networks } from '../domain/host-settings.js';
+import type { LinkSettings } from '../migration/traffic.js';
 import { parseStrict } from '../spec/strict-yaml.js';
 import { formatAddress } from '../util/address.js';
 import { ReasonedError } from '../util/reasoned-error.js';
@@ -34,6 +35,11 @@ export interface AgentConfig {
     readonly address: string;
     /** The ports that disks arrive on, both ends included. Default: 49500 to 49599. */
     readonly ports: PortRange;
+    /**
+     * Where streams arrive, beside the data ports; 0 takes a free one at each start. Default: the
+     * port after that of `listen.address`.
+     */
+    readonly streamPort: number;
   };
   readonly pools: readonly PoolConfig[];
   readonly kernels: readonly KernelConfig[];
@@ -45,6 +51,8 @@ export interface AgentConfig {
   readonly fence?: FenceConfig | undefined;
   /** What others may take of this host. */
   readonly limits: Limits;
+  /** The link to the other hosts, and how migrations share it. */
+  readonly link: LinkSettings;
   readonly qemu: {
     /**
      * The users that QEMUs run as, one for each domain, where the agent runs as root; nothing else
@@ -137,7 +145,11 @@ function toConfig(file: z.output<ReturnType<typeof configSchema>>): AgentConfig 
   return {
     ...file,
     listen: { ...file.listen, address: formatAddress(address) },
-    data: { ports: file.data.ports, address: file.data.address ?? address.host },
+    data: {
+      ports: file.data.ports,
+      address: file.data.address ?? address.host,
+      streamPort: file.data.streamPort ?? address.port + 1,
+    },
     kernels: file.kernels.map((kernel) => ({ ...kernel, initrd: kernel.initrd })),
     peers: file.peers
       .filter(({ name }) => name !== file.host)

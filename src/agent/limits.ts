@@ -27,6 +27,7 @@ export const LIMIT_RANGES: Readonly<Record<keyof Limits, readonly [number, numbe
   requestMs: [500, 60_000],
   incoming: [1, 1_000],
   incomingPerPeer: [1, 1_000],
+  preparesPerMinute: [10, 100_000],
   leaseMs: [60_000, 7 * DAY_MS],
   auditFileBytes: [65_536, 1024 ** 3],
 };
@@ -48,6 +49,7 @@ export function limitsSchema() {
       requestMs: field('requestMs'),
       incoming: field('incoming'),
       incomingPerPeer: field('incomingPerPeer'),
+      preparesPerMinute: field('preparesPerMinute'),
       leaseMs: field('leaseMs'),
       auditFileBytes: field('auditFileBytes'),
     },

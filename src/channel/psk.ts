@@ -28,6 +28,8 @@ export interface Psk {
 const IDENTITY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+/** What a folder with a key is called unless something else is said: the disks' one. */
+const PSK_FOLDER = 'psk';
 const KEYS = 'keys.psk';
 const PARAMETERS = 'dh-params.pem';
 const KEYS_LIMIT_BYTES = 1024;
@@ -50,14 +52,15 @@ export class PskFolder implements AsyncDisposable {
   }
 
   /**
-   * Writes the key into the folder `psk` of `directory`; what an earlier try left there goes first.
+   * Writes the key into a new folder of this name in `directory`; what an earlier try left there
+   * goes first.
    *
    * @throws ReasonedError `REQUEST_INVALID` for an identity or a key that cannot be one: both may
    * come from the peer.
    */
-  static async write(directory: string, psk: Psk): Promise<PskFolder> {
+  static async write(directory: string, psk: Psk, name = PSK_FOLDER): Promise<PskFolder> {
     assertPsk(psk);
-    const path = join(directory, 'psk');
+    const path = join(directory, name);
     await removeFolder(path);
     await mkdir(path, { mode: 0o700 });
     const owner = await lstat(directory);
@@ -74,8 +77,9 @@ export class PskFolder implements AsyncDisposable {
   /** Finds the folder again that an earlier life of the agent wrote, with its key. */
   static async find(
     directory: string,
+    name = PSK_FOLDER,
   ): Promise<{ readonly folder: PskFolder; readonly psk: Psk } | undefined> {
-    const path = join(directory, 'psk');
+    const path = join(directory, name);
     const text = await readForeign(join(path, KEYS), KEYS_LIMIT_BYTES).catch(() => '');
     const [identity = '', key = ''] = text.trim().split(':');
     const psk = { identity, key: Buffer.from(key, 'hex') };

@@ -1,17 +1,12 @@
 import { constants } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
-import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import { createServer, type Server, Socket } from 'node:net';
 import { type Deferred, deferred } from '../util/deferred.js';
 import { inheritOwner } from '../util/foreign-files.js';
 import { untilAborted } from '../util/linked-signal.js';
-import { CHUNK_BYTES } from './types.js';
 
-/*
- * Unix sockets as a relay wants them: half-open, because each direction ends on its own, and with
- * room for one whole chunk, so that what arrives while a chunk is on its way goes out as the next
- * one.
- */
-const RELAY_SOCKET = { allowHalfOpen: true, highWaterMark: CHUNK_BYTES };
+/** Each direction ends on its own. */
+const HALF_OPEN = { allowHalfOpen: true } as const;
 
 /** Opens the thing itself, whatever it is; Node has no name for it. */
 const O_PATH = 0o10000000;
@@ -27,8 +22,7 @@ export async function connectUnix(
   options.signal.throwIfAborted();
   // Whoever serves the socket may put a link to another one in its place.
   await using place = await open(path, O_PATH | constants.O_NOFOLLOW);
-  // A socket takes the settings of any duplex stream; the type only lists its own.
-  const socket = new Socket(RELAY_SOCKET as SocketConstructorOpts);
+  const socket = new Socket(HALF_OPEN);
   const connected = deferred();
   socket.once('error', connected.reject);
   socket.connect(`/proc/self/fd/${place.fd}`, connected.resolve);
@@ -54,7 +48,7 @@ export class OneConnection implements AsyncDisposable {
   private constructor(path: string) {
     this.#path = path;
     this.#socket.promise.catch(ignore);
-    this.#server = createServer(RELAY_SOCKET, (socket) => {
+    this.#server = createServer(HALF_OPEN, (socket) => {
       socket.on('error', ignore);
       if (this.#taken) {
         socket.destroy();
@@ -94,10 +88,9 @@ export class OneConnection implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#close();
     this.#socket.reject(new Error(`Nobody listens on ${this.#path} any more.`));
-    await rm(this.#path, { force: true });
   }
 
-  /** Closing a listening unix socket removes its path. */
+  /** Removes the path, too, and at once: afterwards it may be another one's. */
   #close(): void {
     if (this.#server.listening) this.#server.close();
   }

@@ -15,7 +15,9 @@ export const PHASE_NAMES: readonly string[] = [
  * `mirror`.
  */
 export function shortName(value: string): string {
-  return value.replace(/^(?:STATE|PHASE|RUNNING_ON|SIDE|CERTAINTY|DECISION)_/, '').toLowerCase();
+  return value
+    .replace(/^(?:STATE|PHASE|RUNNING_ON|TRANSPORT|SIDE|CERTAINTY|DECISION)_/, '')
+    .toLowerCase();
 }
 
 /** The short name of the phase; empty before the first one. */

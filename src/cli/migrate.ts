@@ -1,5 +1,7 @@
+import { Option } from 'commander';
+import { Migration_Transport } from '../gen/drover/v1/migration.js';
 import type { AddCommand } from './command.js';
-import { durationWithin, readRate, readUuid } from './options.js';
+import { durationWithin, numberWithin, readRate, readUuid } from './options.js';
 import { present } from './session.js';
 import { watchToTheEnd } from './watching.js';
 
@@ -8,9 +10,19 @@ interface MigrateOptions {
   readonly id?: string;
   readonly downtimeLimit?: number;
   readonly maxBandwidth?: number;
+  readonly transport: string;
+  readonly gentle?: boolean;
+  readonly weight?: number;
 }
 
 const MOST_DOWNTIME_MS = 60_000;
+const HEAVIEST = 100;
+
+const TRANSPORTS: Readonly<Record<string, Migration_Transport>> = {
+  auto: Migration_Transport.AUTO,
+  direct: Migration_Transport.DIRECT,
+  stream: Migration_Transport.STREAM,
+};
 
 /** `drover migrate`. */
 export const addMigrate: AddCommand = (program, run) => {
@@ -30,8 +42,22 @@ export const addMigrate: AddCommand = (program, run) => {
     )
     .option(
       '--max-bandwidth <rate>',
-      'the most that all disks, and RAM, may send, such as 100MiB/s (default: unlimited)',
+      'the most that disks and RAM may send together, such as 100MiB/s (default: unlimited)',
       readRate,
+    )
+    .addOption(
+      new Option(
+        '--transport <way>',
+        'how the bytes travel: from QEMU to QEMU (direct), or through both agents (stream)',
+      )
+        .choices(['auto', 'direct', 'stream'])
+        .default('auto'),
+    )
+    .option('--gentle', "copy the disks more slowly where the guest's own use of them suffers")
+    .option(
+      '--weight <number>',
+      'its part of the link beside other migrations, 1 to 100 (default: 10)',
+      numberWithin(1, HEAVIEST),
     )
     .option('--id <uuid>', 'the id of the migration; asking twice with one id moves once', readUuid)
     .addHelpText(
@@ -53,6 +79,9 @@ Examples:
           migrationId: options.id ?? '',
           downtimeLimitMs: options.downtimeLimit ?? 0,
           maxBandwidthBytesPerS: options.maxBandwidth ?? 0,
+          transport: TRANSPORTS[options.transport] ?? Migration_Transport.AUTO,
+          gentle: options.gentle ?? false,
+          weight: options.weight ?? 0,
         });
         const { migrationId } = present(answer.migration, 'migration');
         if (options.watch) return watchToTheEnd(migrationId, agent, session);

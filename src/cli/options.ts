@@ -17,6 +17,15 @@ export function durationWithin(leastMs: number, mostMs: number): (text: string) 
   };
 }
 
+/** Makes a reader of whole numbers within limits, both allowed. */
+export function numberWithin(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+    if (number >= least && number <= most) return number;
+    throw new InvalidArgumentError(`Give a whole number from ${least} to ${most}.`);
+  };
+}
+
 /** Reads a rate such as "100MiB/s" as bytes per second. */
 export function readRate(text: string): number {
   const size = /^(.*)\/s$/.exec(text.trim())?.[1];

@@ -1,5 +1,12 @@
-import type { DiskSummary, Downtime, Migration, Summary } from '../gen/drover/v1/migration.js';
+import {
+  type DiskSummary,
+  type Downtime,
+  type Migration,
+  Migration_Transport,
+  type Summary,
+} from '../gen/drover/v1/migration.js';
 import { formatDuration, formatSize } from '../util/bytes.js';
+import { shortName } from './figures.js';
 import { paint, type Style } from './style.js';
 import { renderTable } from './table.js';
 
@@ -17,10 +24,10 @@ export function renderSummary(migration: Migration, width: number, style: Style)
   const mark = paint(style, 'green', style.unicode ? '✔' : 'ok:');
   const title = `${mark} ${migration.domainName} runs on ${migration.destinationHost}.`;
   if (!summary) return [title];
-  return [title, '', ...figures(summary), ...disks(summary.disks, width, style)];
+  return [title, '', ...figures(summary, migration), ...disks(summary.disks, width, style)];
 }
 
-function figures(summary: Summary): string[] {
+function figures(summary: Summary, { transport, transportReason }: Migration): string[] {
   const rows: string[][] = [['total time', formatDuration(summary.totalTimeMs), '']];
   if (summary.downtime) {
     const { downtime } = summary;
@@ -33,6 +40,9 @@ function figures(summary: Summary): string[] {
   }
   const passes = `RAM in ${summary.ramPasses} ${summary.ramPasses === 1 ? 'pass' : 'passes'}`;
   rows.push(['transferred', formatSize(summary.transferredBytes), passes]);
+  if (transport !== Migration_Transport.UNSPECIFIED) {
+    rows.push(['transport', shortName(transport), transportReason]);
+  }
   const most = (i: number) => Math.max(...rows.map((row) => row[i]?.length ?? 0));
   const [first, second] = [most(0), most(1)];
   return rows.map(([a = '', b = '', c = '']) =>

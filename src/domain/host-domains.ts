@@ -2,6 +2,7 @@ import { checkDomainSpec } from '../spec/domain-spec.js';
 import { UndoStack } from '../util/undo-stack.js';
 import { Arrivals } from './arrivals.js';
 import { planCreation } from './creation.js';
+import { openProbe } from './data-ports.js';
 import { Definitions, type StoredDomain } from './definitions.js';
 import { type Copy, isNewer } from './doubt.js';
 import { Doubts } from './doubts.js';
@@ -18,6 +19,7 @@ import { hasArrived, reattach } from './reattach.js';
 import { Refusals } from './refusals.js';
 import { describeComing, Roster } from './roster.js';
 import type {
+  DataProbe,
   Domain,
   Doubt,
   IncomingDomain,
@@ -206,6 +208,11 @@ export class HostDomains implements DomainManager {
     this.#roster.checkUuid(launchSpec.spec, { sourceHost, ...copy }, refusals);
     const { host } = this.#settings;
     refusals.throwIfAny(`${host} cannot take the domain ${launchSpec.spec.name}`, 'destination');
+  }
+
+  async openProbe({ signal }: WaitOptions): Promise<DataProbe> {
+    signal.throwIfAborted();
+    return await openProbe(this.#settings.data);
   }
 
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain> {

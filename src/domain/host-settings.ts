@@ -1,3 +1,4 @@
+import type { Carrier } from '../channel/types.js';
 import type { Binary } from '../process/binary.js';
 import type { Launcher } from '../process/launcher.js';
 import type { TapRequest } from '../process/tap.js';
@@ -58,8 +59,10 @@ export interface HostSettings {
     /** Sockets and logs of running QEMUs. Absolute and short. */
     readonly run: string;
   };
-  /** Where NBD servers listen: this host's address, and the first and last port. */
+  /** Where QEMUs listen: this host's address, and the first and last port. */
   readonly data: { readonly address: string; readonly ports: readonly [number, number] };
+  /** Carries what travels as a stream. */
+  readonly carrier: Carrier;
   readonly pools: readonly Pool[];
   readonly kernels: readonly Kernel[];
   readonly networks: Networks;

@@ -92,9 +92,10 @@ export class HostedDomain {
   }
 
   #describe(process: QemuProcess): Domain {
-    const { log } = this.#tools.resources.settings;
+    const { log, carrier } = this.#tools.resources.settings;
     return new QemuDomain({
       process,
+      carrier,
       definition: this.definition,
       directory: process.record.directory,
       retire: (ownerHost) => this.retire(ownerHost),

@@ -1,6 +1,8 @@
+import { readCpuTicks } from '../process/proc.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import { deferred } from '../util/deferred.js';
-import { type DataAddress, DiskServer } from './disk-server.js';
+import type { DataDoors } from './data-ports.js';
+import { DiskServer } from './disk-server.js';
 import { DomainError } from './errors.js';
 import type { ReportProblem } from './faults.js';
 import { GuestStart } from './guest-start.js';
@@ -9,10 +11,11 @@ import type { Written } from './images.js';
 import { loadGuest } from './incoming-load.js';
 import { IncomingQemu } from './incoming-qemu.js';
 import { type IncomingState, observeIncoming } from './incoming-state.js';
-import type { DiskServerAddress, LaunchDisk } from './launch-spec.js';
+import type { TransportOptions } from './incoming-types.js';
+import type { DiskServerAddress, LaunchDisk, RamServerAddress } from './launch-spec.js';
 import { imageNode } from './names.js';
 import type { QemuRamReceive } from './ram-receive.js';
-import type { IncomingDomain, LoadedGuest, RamReceive, WaitOptions } from './types.js';
+import type { IncomingDomain, LoadedGuest, WaitOptions } from './types.js';
 
 /** A QEMU that waits for a guest, and its private folder. */
 export interface WaitingQemu {
@@ -22,14 +25,15 @@ export interface WaitingQemu {
   readonly directory: string;
 }
 
+/** QEMU must have worked for so many ticks of the kernel's clock, a tenth of a second. */
+const TICKS = 10;
+
 /** What an incoming domain is made of. */
 export interface IncomingDomainParts extends WaitingQemu {
   /** Counts its RAM streams, from 1. */
   readonly attempt: number;
-  /** Name of the key of its NBD server, new for each incoming QEMU. */
-  readonly pskIdentity: string;
   readonly disks: readonly Pick<LaunchDisk, 'diskId' | 'mirrored'>[];
-  readonly data: DataAddress;
+  readonly doors: DataDoors;
   /** Storage that each new image takes now, by disk id. */
   allocated(): Promise<Readonly<Record<string, number>>>;
   /** See IncomingDomain. */
@@ -74,6 +78,10 @@ export class QemuIncomingDomain implements IncomingDomain {
   /** Takes the RAM. */
   #guest: IncomingQemu;
   #attempt: number;
+  /** What the QEMUs that took the RAM said when they could not load it. */
+  readonly #failures: string[] = [];
+  /** True where what it waits for came through an earlier life of the agent. */
+  readonly #lost: boolean;
   #beginning: Promise<IncomingQemu>;
   #exported: Promise<DiskServer> | undefined;
   #loaded: Promise<LoadedGuest> | undefined;
@@ -94,6 +102,7 @@ export class QemuIncomingDomain implements IncomingDomain {
     this.died = this.#died.promise;
     this.#first = this.#watch(parts);
     if (traces?.ram) this.#first.ram = Promise.resolve(traces.ram);
+    this.#lost = (traces?.server?.lost ?? false) || (traces?.ram?.lost ?? false);
     this.#guest = this.#first;
     this.#beginning = Promise.resolve(this.#first);
   }
@@ -107,21 +116,27 @@ export class QemuIncomingDomain implements IncomingDomain {
   }
 
   async written(): Promise<Written> {
-    return await this.#parts.written();
+    const [written, ram] = await Promise.all([
+      this.#parts.written(),
+      ramMark(this.#guest).catch(() => ''),
+    ]);
+    return { ...written, mark: `${written.mark} ${ram}` };
   }
 
-  async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
-    const { pskIdentity, disks, data } = this.#parts;
+  async exportDisks(options: TransportOptions): Promise<DiskServerAddress> {
+    const { disks, doors } = this.#parts;
     const { process, directory } = this.#first;
     const diskIds = disks.filter(({ mirrored }) => mirrored).map(({ diskId }) => diskId);
     this.#exported ??= this.#first.explained(
       'opening the NBD server',
-      DiskServer.start({ qmp: process.qmp, directory, data, pskIdentity, diskIds }, options),
+      DiskServer.start({ qmp: process.qmp, directory, doors, diskIds }, options),
     );
     return (await this.#exported).address;
   }
 
-  async acceptRam(options: WaitOptions & { readonly attempt?: number }): Promise<RamReceive> {
+  async acceptRam(
+    options: TransportOptions & { readonly attempt?: number },
+  ): Promise<RamServerAddress> {
     const { attempt = this.#attempt } = options;
     if (attempt > this.#attempt) {
       if (this.#closed) throw noFurther('its disk server has stopped already');
@@ -130,7 +145,7 @@ export class QemuIncomingDomain implements IncomingDomain {
       this.#beginning = this.#begin(attempt, options);
     } else if (attempt < this.#attempt) throw noFurther(`attempt ${attempt} is over`);
     const qemu = await this.#beginning;
-    return await qemu.acceptRam(options);
+    return (await qemu.acceptRam(this.#parts.doors, options)).address;
   }
 
   async loaded(options: WaitOptions): Promise<LoadedGuest> {
@@ -139,6 +154,7 @@ export class QemuIncomingDomain implements IncomingDomain {
       qmp: guest.process.qmp,
       events: guest.events,
       ram: guest.ram,
+      failures: this.#failures,
       closeDisks: () => this.#closeDisks(guest, options),
       allocated: this.#parts.allocated,
       report: this.#report,
@@ -150,7 +166,7 @@ export class QemuIncomingDomain implements IncomingDomain {
   async observe(options: WaitOptions): Promise<IncomingState> {
     const { alive, process } = this.#guest;
     if (!alive) return 'gone';
-    const observed = observeIncoming(process.qmp, options);
+    const observed = observeIncoming(process.qmp, this.#lost, options);
     return await this.#guest.explained('looking at the guest', observed);
   }
 
@@ -177,7 +193,9 @@ export class QemuIncomingDomain implements IncomingDomain {
   async arrive(): Promise<void> {
     // Its QEMU is the hosted domain's from now on, and so is what becomes of it.
     this.#arrived = true;
-    const { alive, process } = this.#guest;
+    const { alive, process, ram } = this.#guest;
+    const received = await ram?.catch(() => undefined);
+    void (alive ? received?.close(this.#report) : received?.abandon(this.#report));
     await this.#parts.arrive({ alive, process });
   }
 
@@ -200,6 +218,9 @@ export class QemuIncomingDomain implements IncomingDomain {
       }
       const server = await this.#exported?.catch(() => undefined);
       await server?.abandon(this.#report);
+      for (const { ram } of [this.#first, this.#guest]) {
+        await (await ram?.catch(() => undefined))?.abandon(this.#report);
+      }
     }
     this.#first[Symbol.dispose]();
     this.#guest[Symbol.dispose]();
@@ -249,4 +270,14 @@ function noFurther(why: string): DomainError {
   return new DomainError('RAM_FAILED', `The RAM cannot be sent once more: ${why}.`, {
     side: 'destination',
   });
+}
+
+/** Changes as RAM arrives, and only then. */
+async function ramMark({ ram, process, alive }: IncomingQemu): Promise<string> {
+  const received = await ram;
+  if (!received || !alive) return '';
+  if (received.carriedBytes !== undefined) return String(received.carriedBytes);
+  // What comes from QEMU to QEMU shows in the time that QEMU works; waiting takes it nearly none.
+  const ticks = readCpuTicks(process.record.process.pid) ?? 0;
+  return String(Math.floor(ticks / TICKS));
 }

@@ -16,12 +16,17 @@ export interface GuestLoad {
   readonly events: EventListener<'MIGRATION'>;
   /** Undefined where no RAM was prepared for. */
   readonly ram: Promise<QemuRamReceive> | undefined;
+  /** What the QEMUs that took the RAM before said when they could not load it. */
+  readonly failures: string[];
   /** Ends everybody else's way to the disks. */
   closeDisks(): Promise<void>;
   /** Storage that each new image takes now, by disk id. */
   allocated(): Promise<Readonly<Record<string, number>>>;
   readonly report: ReportProblem;
 }
+
+/** As many QEMUs must have failed in the same words before those are believed. */
+const TRIES = 3;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
 
@@ -58,9 +63,10 @@ async function waitUntilCompleted(load: GuestLoad, options: WaitOptions): Promis
   using limit = withDeadlineAfter(streamOver, STEP_LIMIT_MS, options.signal, stalled);
   try {
     let { status } = await qmp.execute('query-migrate', {}, { ...STEP, signal: limit.signal });
+    const broken = (await load.ram)?.broken ?? new Promise<never>(() => undefined);
     while (status !== 'completed') {
       if (status === 'failed' || status === 'cancelled') throw await loadFailure(load);
-      status = (await events.next(limit)).data.status;
+      status = (await Promise.race([events.next(limit), broken])).data.status;
     }
   } catch (error) {
     // Whatever QEMU waits for will not come: its end must not depend on that.
@@ -78,13 +84,18 @@ async function streamEnd({ ram }: GuestLoad): Promise<void> {
 }
 
 /**
- * QEMU's own words do not tell a broken stream from one that it cannot understand; the relay knows.
+ * QEMU's own words do not tell a broken stream from one that it cannot understand. What carries the
+ * stream knows, where it goes through this agent. Where it goes from QEMU to QEMU, a stream that
+ * breaks does so once; one that QEMU cannot understand fails each time, and in the same words.
  */
-async function loadFailure({ qmp, ram }: GuestLoad): Promise<DomainError> {
+async function loadFailure({ qmp, ram, failures }: GuestLoad): Promise<DomainError> {
   const info = await qmp.execute('query-migrate', {}, STEP);
   const description = info['error-desc'] ?? 'QEMU did not say why';
+  const again = failures.length >= TRIES - 1 && failures.every((one) => one === description);
+  failures.push(description);
+  const broken = (await ram)?.streamEnded ?? !again;
   return new DomainError(
-    (await ram)?.streamEnded ? 'RAM_FAILED' : 'VMSTATE_INCOMPATIBLE',
+    broken ? 'RAM_FAILED' : 'VMSTATE_INCOMPATIBLE',
     `QEMU on the destination could not load the guest: ${description}`,
     { side: 'destination', facts: { qemu_error: description } },
   );

@@ -1,9 +1,10 @@
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { EventListener } from '../qmp/event-listener.js';
+import type { DataDoors } from './data-ports.js';
 import type { DomainError } from './errors.js';
 import { QemuFaults } from './faults.js';
+import type { TransportOptions } from './incoming-types.js';
 import { QemuRamReceive } from './ram-receive.js';
-import type { WaitOptions } from './types.js';
 
 /** How long a QEMU that is not needed any more may take to close its images, in milliseconds. */
 const QUIT_LIMIT_MS = 5_000;
@@ -45,15 +46,13 @@ export class IncomingQemu implements Disposable {
   }
 
   /** Runs `migrate-incoming`, once. */
-  async acceptRam(options: WaitOptions): Promise<QemuRamReceive> {
-    this.ram ??= this.explained(
-      'preparing for the RAM',
-      QemuRamReceive.start(this.process.qmp, this.directory, options),
-    );
+  async acceptRam(doors: DataDoors, options: TransportOptions): Promise<QemuRamReceive> {
+    const parts = { qmp: this.process.qmp, directory: this.directory, doors };
+    this.ram ??= this.explained('preparing for the RAM', QemuRamReceive.start(parts, options));
     return await this.ram;
   }
 
-  /** Breaks its RAM stream, if there is one. */
+  /** Breaks its RAM stream, as far as this agent carries it. */
   async reset(reason: Error): Promise<void> {
     const ram = await this.ram?.catch(() => undefined);
     ram?.reset(reason);

@@ -118,7 +118,7 @@ export async function seeAsIncoming(
 ): Promise<IncomingDomain> {
   const { definition } = domain;
   const { spec, arrivedBy: migrationId } = definition;
-  const described = describe(definition, { migrationId, attempt: 1 }, tools);
+  const described = describe(definition, { migrationId, attempt: 1, sourceHost: '' }, tools);
   const record = { definition, roomBytes: {} };
   const common = {
     allocated: () => allocatedBytes(wishesOf(record, tools)),
@@ -150,13 +150,13 @@ async function trace(
   arrived: boolean,
   options: WaitOptions,
 ): Promise<QemuIncomingDomain> {
-  const { directory, data, disks, pskIdentity: identity, process } = parts;
+  const { directory, doors, disks, process } = parts;
   const { qmp } = process;
   const diskIds = disks.filter(({ mirrored }) => mirrored).map(({ diskId }) => diskId);
   const [{ status }, server, ram] = await Promise.all([
     qmp.execute('query-status', {}, { limitMs: STEP_LIMIT_MS, ...options }),
-    DiskServer.find({ qmp, directory, data, pskIdentity: identity, diskIds }, options),
-    QemuRamReceive.find(qmp, directory, options),
+    DiskServer.find({ qmp, directory, doors, diskIds }, options),
+    QemuRamReceive.find({ qmp, directory, doors }, options),
   ]);
   // Only a guest that is not there yet has certainly never been told to run.
   return new QemuIncomingDomain(parts, {
@@ -228,20 +228,19 @@ async function discard(
 
 function describe(
   { spec, process }: Definition,
-  migration: Pick<IncomingRecord, 'migrationId' | 'attempt'>,
+  migration: Pick<IncomingRecord, 'migrationId' | 'attempt' | 'sourceHost'>,
   { resources }: DomainTools,
 ): Described {
-  const { log, data } = resources.settings;
-  const { migrationId } = migration;
+  const { log, host, data, carrier } = resources.settings;
+  const { migrationId, sourceHost } = migration;
   return {
-    pskIdentity: pskIdentity(migration),
+    doors: { host, sourceHost, data, carrier, pskIdentity: pskIdentity(migration) },
     disks: spec.disks.map((disk) => ({
       diskId: disk.id,
       mirrored: !disk.readOnly && !disk.shared,
     })),
     attempt: migration.attempt,
     directory: process?.directory ?? runFolder(spec.uuid, resources),
-    data,
     startAgain: async () => {
       throw new DomainError(
         'RAM_FAILED',

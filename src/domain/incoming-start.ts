@@ -24,7 +24,7 @@ export async function startIncoming(
   options: WaitOptions,
 ): Promise<IncomingDomain> {
   const { resources, definitions } = tools;
-  const { log, host } = resources.settings;
+  const { log, host, data, carrier } = resources.settings;
   await using undo = new UndoStack(({ step, error }) =>
     log.error({ err: error, step, migration_id: request.migrationId }, 'could not undo a step'),
   );
@@ -79,10 +79,15 @@ export async function startIncoming(
   return new QemuIncomingDomain({
     process,
     attempt: request.attempt,
-    pskIdentity: pskIdentity(request),
     disks: request.launchSpec.disks,
     directory,
-    data: resources.settings.data,
+    doors: {
+      host,
+      sourceHost: request.sourceHost,
+      data,
+      carrier,
+      pskIdentity: pskIdentity(request),
+    },
     allocated: () => hold.allocated(),
     written: () => hold.written(),
     startAgain: async (attempt, limits) => {
@@ -98,7 +103,7 @@ export async function startIncoming(
   });
 }
 
-/** The name of the key of an incoming QEMU's NBD server. */
+/** The name of the key of an incoming QEMU's NBD server, and the beginning of that of its RAM's. */
 export function pskIdentity(of: Pick<IncomingRequest, 'migrationId' | 'attempt'>): string {
   return `${of.migrationId}.${of.attempt}`;
 }

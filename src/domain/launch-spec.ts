@@ -1,3 +1,4 @@
+import type { Transport } from '../channel/types.js';
 import type { DomainSpec } from '../spec/domain-spec.js';
 
 /** Everything the destination needs to start the twin of a running QEMU. Data only, no path. */
@@ -33,13 +34,22 @@ export interface LaunchDisk {
   readonly imageSha256: string;
 }
 
-/** Where the destination's NBD server listens, and the key of this migration that opens it. */
-export interface DiskServerAddress {
+/** Where bytes for the destination are to be brought to, and what opens it. */
+export interface DataPlace {
+  readonly transport: Transport;
+  /** The destination. */
+  readonly host: string;
+  /** Of QEMU itself, or of the destination's data door. */
   readonly address: string;
   readonly port: number;
+  /** Empty for a stream. */
   readonly pskIdentity: string;
-  /** 32 random bytes. Never logged, never kept beyond the migration. */
+  /** 32 random bytes; none for a stream. Never logged, never kept beyond the migration. */
   readonly psk: Uint8Array;
+}
+
+/** Where the destination's NBD server is reached. */
+export interface DiskServerAddress extends DataPlace {
   readonly exports: readonly DiskExport[];
 }
 
@@ -47,4 +57,12 @@ export interface DiskServerAddress {
 export interface DiskExport {
   readonly diskId: string;
   readonly exportName: string;
+  /** Opens the data door, once; empty where the transport is direct. */
+  readonly ticket: string;
+}
+
+/** Where the RAM is expected. */
+export interface RamServerAddress extends DataPlace {
+  /** The first line of the one connection that is expected there. */
+  readonly ticket: string;
 }

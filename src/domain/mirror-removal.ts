@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpClosedError, QmpError, QmpTimeoutError } from '../qmp/errors.js';
@@ -5,6 +6,7 @@ import type { EventListener } from '../qmp/event-listener.js';
 import type { JobStatus } from '../qmp/types.gen.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import type { Mirror } from './mirror.js';
+import { PARKED_BYTES_PER_S } from './mirror-order.js';
 import { PSK_OBJECT } from './names.js';
 import { isLive } from './resume-source.js';
 import { untilAnswered } from './until-answered.js';
@@ -18,12 +20,16 @@ const END = { limitMs: 2_000 };
 /** Nobody waits longer than this for what the next migration would remove anyway. */
 const REMOVAL_LIMIT_MS = 60_000;
 
+/** What a parked job has on its way gets there within this time, or is waited for by all. */
+const REST_LIMIT_MS = 5_000;
+const REST_LOOK_MS = 100;
+
 const READY: readonly JobStatus[] = ['ready', 'standby'];
 /** All others are on their way to the end, or there already. */
 const CANCELLABLE: readonly JobStatus[] = ['created', 'running', 'paused', ...READY];
 
-/** What to remove. */
-export type Leftover = Pick<Mirror, 'job' | 'target'>;
+/** What to remove; a job whose way of writing is not known may be write-blocking. */
+export type Leftover = Pick<Mirror, 'job' | 'target'> & Partial<Pick<Mirror, 'writeBlocking'>>;
 
 /**
  * Removes the jobs, target nodes and key of mirrors, as far as QEMU has them, whatever state they
@@ -69,10 +75,11 @@ export async function tryToRemove(
   const jobs = await attempt('list the jobs', () => qmp.execute('query-jobs', {}, STEP));
   await Promise.all(
     (jobs ?? [])
-      .filter(({ id }) => mirrors.some(({ job }) => job === id))
-      .map(async ({ id, status }) => {
+      .map(({ id, status }) => ({ id, status, mirror: mirrors.find(({ job }) => job === id) }))
+      .map(async ({ id, status, mirror }) => {
+        if (!mirror) return;
         if (status !== 'concluded') {
-          await attempt(`end ${id}`, () => endJob(qmp, changes, id));
+          await attempt(`end ${id}`, () => endJob(qmp, changes, mirror));
         }
         await attempt(`dismiss ${id}`, () => qmp.execute('job-dismiss', { id }, STEP));
       }),
@@ -96,28 +103,53 @@ export async function tryToRemove(
 
 /**
  * Ends a job. A ready mirror is asked to finish instead of being forced: QEMU 10.0 frees what a
- * guest's write that is on its way to both images still uses when such a mirror is forced to end,
- * and dies of it with the guest. One that an I/O error has stopped cannot finish: it is forced
- * while the guest stands still for a moment, when no write is on its way.
+ * guest's write that is on its way to both images still uses when a write-blocking mirror is forced
+ * to end, and dies of it with the guest. One that cannot finish, because an I/O error has stopped
+ * it or because it is not ready, is forced while the guest stands still for a moment, when no write
+ * is on its way.
  */
 async function endJob(
   qmp: QmpClient,
   changes: EventListener<'JOB_STATUS_CHANGE'>,
-  id: string,
+  { job: id, writeBlocking }: Leftover,
 ): Promise<void> {
   const job = (await qmp.execute('query-jobs', {}, STEP)).find((each) => each.id === id);
   if (!job || job.status === 'concluded') return;
   if (await isStoppedByError(qmp, id)) {
     await forceWithoutWrites(qmp, id);
+  } else if (READY.includes(job.status)) {
+    await cancel(qmp, id, { force: false });
   } else if (CANCELLABLE.includes(job.status)) {
-    const force = !READY.includes(job.status);
-    await qmp.execute('block-job-cancel', { device: id, force }, END).catch(unlessRefused);
+    if (writeBlocking === false) await cancel(qmp, id, { force: true });
+    else await forceAtRest(qmp, id);
   }
   const signal = new AbortController().signal;
   await changes.next((event) => event.data.id === id && event.data.status === 'concluded', {
     signal,
     ...END,
   });
+}
+
+async function cancel(qmp: QmpClient, id: string, how: { readonly force: boolean }) {
+  await qmp.execute('block-job-cancel', { device: id, ...how }, END).catch(unlessRefused);
+}
+
+/**
+ * The same as `forceWithoutWrites` for a job that copies. The guest would stand still until all
+ * that the job has on its way were there, so the job comes to rest first.
+ */
+async function forceAtRest(qmp: QmpClient, id: string): Promise<void> {
+  const park = { device: id, speed: PARKED_BYTES_PER_S };
+  await qmp.execute('block-job-set-speed', park, STEP).catch(unlessRefused);
+  const limit = performance.now() + REST_LIMIT_MS;
+  for (let before = -1; performance.now() < limit; ) {
+    const jobs = await qmp.execute('query-block-jobs', {}, STEP);
+    const offset = jobs.find(({ device }) => device === id)?.offset ?? before;
+    if (offset === before) break;
+    before = offset;
+    await delay(REST_LOOK_MS);
+  }
+  await forceWithoutWrites(qmp, id);
 }
 
 async function isStoppedByError(qmp: QmpClient, id: string): Promise<boolean> {
@@ -133,7 +165,7 @@ async function forceWithoutWrites(qmp: QmpClient, id: string): Promise<void> {
   const live = isLive(status);
   const answers = await Promise.allSettled([
     ...(live ? [qmp.execute('stop', {}, STEP)] : []),
-    qmp.execute('block-job-cancel', { device: id, force: true }, END).catch(unlessRefused),
+    cancel(qmp, id, { force: true }),
     ...(live ? [qmp.execute('cont', {}, STEP)] : []),
   ]);
   for (const answer of answers) if (answer.status === 'rejected') throw answer.reason;

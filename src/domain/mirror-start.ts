@@ -9,6 +9,7 @@ import { DomainError } from './errors.js';
 import { STEP_LIMIT_MS } from './faults.js';
 import type { DiskServerAddress } from './launch-spec.js';
 import type { Mirror } from './mirror.js';
+import type { MirrorCarriages } from './mirror-carriage.js';
 import { PSK_OBJECT } from './names.js';
 import type { WaitOptions } from './types.js';
 
@@ -19,10 +20,31 @@ export interface MirrorStart {
   readonly directory: string;
   readonly server: DiskServerAddress;
   readonly mirrors: readonly Mirror[];
+  /** Carry what does not go from QEMU to QEMU. */
+  readonly carriages: MirrorCarriages;
   /** Bytes per second for each; 0 is unlimited. */
   readonly speed: number;
+  /** Of the link, in milliseconds, where it was measured. */
+  readonly roundTripMs: number | undefined;
   /** True where QEMU has the key already. */
   readonly keyed: boolean;
+  /** True for an image whose unallocated parts read as zeros on both sides. */
+  isSparse(mirror: Mirror): boolean;
+}
+
+/** The fastest link that buffers are made for, in bytes per second. */
+const FASTEST_LINK_BYTES_PER_S = 1.25e9;
+/** QEMU's own buffer, and the largest that is worth its memory. */
+const BUFFER_BYTES = { least: 16 * 1024 ** 2, most: 256 * 1024 ** 2 };
+
+/**
+ * How many bytes of a mirror may be on their way at once: twice what a fast link holds. Undefined,
+ * for QEMU's default, where the round trip is not known.
+ */
+export function bufferBytes(roundTripMs: number | undefined): number | undefined {
+  if (roundTripMs === undefined) return undefined;
+  const wanted = Math.ceil((2 * FASTEST_LINK_BYTES_PER_S * roundTripMs) / 1000);
+  return Math.min(BUFFER_BYTES.most, Math.max(BUFFER_BYTES.least, wanted));
 }
 
 /**
@@ -31,9 +53,11 @@ export interface MirrorStart {
  * @throws DomainError `MIRROR_FAILED` when the disk server cannot be reached
  */
 export async function startMirrors(start: MirrorStart, options: WaitOptions): Promise<void> {
-  await assertReachable(start.server, options);
   const { qmp } = start.process;
-  if (!start.keyed) await addKey(qmp, start, options);
+  if (start.server.transport === 'direct') {
+    await assertReachable(start.server, options);
+    if (!start.keyed) await addKey(qmp, start, options);
+  }
   const started = start.mirrors.map((mirror) => startOne(qmp, mirror, start, options));
   // When one fails, the others must have come to rest before everything is removed again.
   await Promise.allSettled(started);
@@ -88,17 +112,18 @@ async function addKey(
 async function startOne(
   qmp: QmpClient,
   mirror: Mirror,
-  { server, speed }: MirrorStart,
+  start: MirrorStart,
   options: WaitOptions,
 ): Promise<void> {
+  const { server } = start;
+  const place = await placeOf(mirror, start, options);
   const connected = qmp.execute(
     'blockdev-add',
     {
       driver: 'nbd',
       'node-name': mirror.target,
-      server: { type: 'inet', host: server.address, port: String(server.port) },
+      ...place,
       export: mirror.exportName,
-      'tls-creds': PSK_OBJECT,
       // Without reconnecting: a mirror must never go on with a disk server that has forgotten its
       // past.
       'reconnect-delay': 0,
@@ -110,13 +135,15 @@ async function startOne(
   await connected.catch((error: unknown) => {
     throw error instanceof QmpError ? refusedBy(server, mirror, error) : error;
   });
+  const buffer = bufferBytes(start.roundTripMs);
   await qmp.execute(
     'blockdev-mirror',
     {
       'job-id': mirror.job,
       device: mirror.image,
       target: mirror.target,
-      sync: 'full',
+      // What neither image has need not be made zero first.
+      sync: start.isSparse(mirror) ? 'top' : 'full',
       'copy-mode': 'background',
       // The verdict must outlive the event: it is read, and then dismissed.
       'auto-dismiss': false,
@@ -125,10 +152,20 @@ async function startOne(
       // safely.
       'on-source-error': 'stop',
       'on-target-error': 'stop',
-      speed,
+      speed: start.speed,
+      ...(buffer === undefined ? {} : { 'buf-size': buffer }),
     },
     options,
   );
+}
+
+/** Where QEMU connects to: the disk server itself, or this end of the stream to it. */
+async function placeOf(mirror: Mirror, { server, carriages }: MirrorStart, options: WaitOptions) {
+  if (server.transport === 'stream') {
+    return { server: { type: 'unix', path: await carriages.open(mirror, options) } } as const;
+  }
+  const { address: host, port } = server;
+  return { server: { type: 'inet', host, port: String(port) }, 'tls-creds': PSK_OBJECT } as const;
 }
 
 /** What QEMU says here is of the other end: the arguments are always the same. */

@@ -24,6 +24,8 @@ export type MirrorEvent = QmpEvent<(typeof MIRROR_EVENTS)[number]>;
 export class Mirror {
   readonly diskId: string;
   readonly exportName: string;
+  /** Opens the destination's data door; empty where QEMU connects by itself. */
+  readonly ticket: string;
   readonly job: string;
   /** The block node that is mirrored. */
   readonly image: string;
@@ -36,12 +38,16 @@ export class Mirror {
   readonly #concluded: Deferred<void> = deferred();
   #progress: MirrorProgress;
   #settling = false;
+  #writeBlocking: boolean | undefined = false;
+  #failed = false;
+  #cause: unknown;
   #failedOperation: 'read' | 'write' | undefined;
   #verdict: { readonly error: string | undefined } | undefined;
 
-  constructor(disk: LaunchDisk, { exportName }: DiskExport) {
+  constructor(disk: LaunchDisk, { exportName, ticket }: DiskExport) {
     this.diskId = disk.diskId;
     this.exportName = exportName;
+    this.ticket = ticket;
     this.job = mirrorJob(disk.diskId);
     this.image = imageNode(disk.diskId);
     this.target = targetNode(disk.diskId);
@@ -78,6 +84,16 @@ export class Mirror {
     return this.#progress.ready;
   }
 
+  /** True when it has failed, or nothing more will be heard of it. */
+  get hasFailed(): boolean {
+    return this.#failed;
+  }
+
+  /** True when the guest's writes wait for both images; undefined where nobody knows. */
+  get writeBlocking(): boolean | undefined {
+    return this.#writeBlocking;
+  }
+
   get progress(): MirrorProgress {
     return this.#progress;
   }
@@ -85,6 +101,21 @@ export class Mirror {
   /** From now on the end of the job without error is what was asked for. */
   settle(): void {
     this.#settling = true;
+  }
+
+  /** The job is found as an earlier life of the agent has left it. */
+  adopt(): void {
+    this.#writeBlocking = undefined;
+  }
+
+  /** From now on the guest's writes wait for both images. */
+  block(): void {
+    this.#writeBlocking = true;
+  }
+
+  /** What carries the bytes has broken, which is why the job fails. */
+  broke(cause: unknown): void {
+    this.#cause ??= cause;
   }
 
   /** Takes QEMU's figures of the job. */
@@ -127,6 +158,7 @@ export class Mirror {
 
   /** Nothing more will be heard of the job. */
   lose(error: Error): void {
+    this.#failed = true;
     this.#ready.reject(error);
     this.#settled.reject(error);
     this.#concluded.reject(error);
@@ -142,6 +174,7 @@ export class Mirror {
   }
 
   #fail(): void {
+    this.#failed = true;
     const error = this.#failure();
     this.#ready.reject(error);
     this.#settled.reject(error);
@@ -157,6 +190,7 @@ export class Mirror {
       'MIRROR_FAILED',
       `Mirroring the disk "${this.diskId}" failed${doing}: ${error}`,
       {
+        ...(this.#cause === undefined ? {} : { cause: this.#cause }),
         ...(side ? { side } : {}),
         facts: {
           disk: this.diskId,

@@ -1,4 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises';
+import type { Carrier } from '../channel/types.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpError } from '../qmp/errors.js';
@@ -7,31 +7,34 @@ import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { DomainError } from './errors.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
+import { watchGuest } from './gentle.js';
 import type { DiskServerAddress, LaunchDisk } from './launch-spec.js';
 import { MIRROR_EVENTS, type Mirror, planMirrors } from './mirror.js';
+import { activateMirrors, blockMirror } from './mirror-activation.js';
+import { findMirrors } from './mirror-adoption.js';
+import { MirrorCarriages } from './mirror-carriage.js';
+import { MirrorPace } from './mirror-pace.js';
 import { removeMirrors, tryToRemove } from './mirror-removal.js';
 import { startMirrors } from './mirror-start.js';
 import { PSK_OBJECT } from './names.js';
-import { isGoing } from './outgoing-state.js';
 import type { MigrationLimits, MirrorProgress, Mirrors, WaitOptions } from './types.js';
 import { breakingStall, yankStalled } from './yank.js';
 
 /** What the mirrors of a migration need. */
 export interface MirrorsParts {
   readonly process: QemuProcess;
-  /** Private folder of the domain, for the key. */
+  /** Private folder of the domain, for the key and the sockets. */
   readonly directory: string;
   readonly disks: readonly LaunchDisk[];
   readonly server: DiskServerAddress;
   readonly limits: MigrationLimits;
+  /** Carries what does not go from QEMU to QEMU. */
+  readonly carrier: Carrier;
+  /** True where nothing was ever written to the exports, so that they read as zeros. */
+  readonly fresh: boolean;
   /** Hears of undo steps that did not work. */
   readonly report: ReportProblem;
 }
-
-/**
- * How often QEMU is asked whether the mirrors are active. No event tells, and the guest still runs.
- */
-const ACTIVE_POLL_MS = 25;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
 
@@ -41,11 +44,13 @@ export class QemuMirrors implements Mirrors {
   readonly #qmp: QmpClient;
   #mirrors: readonly Mirror[];
   readonly #faults: QemuFaults;
+  readonly #carriages: MirrorCarriages;
   readonly #listener: EventListener<(typeof MIRROR_EVENTS)[number]>;
   readonly #lifetime = new AbortController();
   /** Rejects when the connection to QEMU ends. */
   readonly #lost = deferred<never>();
   readonly #stoppedJobs = new Set<Mirror>();
+  #pace: MirrorPace | undefined;
   #detached = false;
 
   private constructor(parts: MirrorsParts) {
@@ -53,6 +58,7 @@ export class QemuMirrors implements Mirrors {
     this.#qmp = parts.process.qmp;
     this.#mirrors = planMirrors(parts.disks, parts.server);
     this.#faults = new QemuFaults(parts.process, 'source');
+    this.#carriages = new MirrorCarriages(parts);
     this.#listener = this.#qmp.listen(...MIRROR_EVENTS);
     this.#lost.promise.catch(() => undefined);
     void this.#listen();
@@ -88,13 +94,15 @@ export class QemuMirrors implements Mirrors {
   }
 
   async activate(options: WaitOptions): Promise<void> {
-    const change = (mirror: Mirror) =>
-      this.#qmp.execute(
-        'block-job-change',
-        { id: mirror.job, type: 'mirror', 'copy-mode': 'write-blocking' },
-        { ...STEP, ...options },
-      );
-    await this.#wait('activating the mirrors', this.#change(change, options), options);
+    const activated = async () => {
+      await this.#pace?.stop();
+      await activateMirrors(this.#qmp, this.#mirrors, () => this.#observe(), options);
+    };
+    await this.#wait('activating the mirrors', activated(), options);
+  }
+
+  async setSpeed(bytesPerSecond: number): Promise<void> {
+    await this.#pace?.setSpeed(bytesPerSecond);
   }
 
   async settle(options: WaitOptions): Promise<void> {
@@ -120,7 +128,9 @@ export class QemuMirrors implements Mirrors {
       const removed = Promise.all([
         ...jobs.map((id) => this.#qmp.execute('job-dismiss', { id }, STEP)),
         ...nodes.map((node) => this.#qmp.execute('blockdev-del', { 'node-name': node }, STEP)),
-        ...(nodes.length > 0 ? [this.#qmp.execute('object-del', { id: PSK_OBJECT }, STEP)] : []),
+        ...(nodes.length > 0 && this.#parts.server.transport === 'direct'
+          ? [this.#qmp.execute('object-del', { id: PSK_OBJECT }, STEP)]
+          : []),
       ]);
       await this.#breakingStall(removed);
       this.#detached = true;
@@ -139,11 +149,13 @@ export class QemuMirrors implements Mirrors {
    * reported.
    */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pace?.stop();
     if (!this.#detached && this.#mirrors.length > 0) {
       const { process, report } = this.#parts;
       await removeMirrors(process, this.#mirrors, report);
       this.#detached = true;
     }
+    this.#carriages.reset();
     this.#lifetime.abort(new Error('The mirrors are gone.'));
     this.#listener[Symbol.dispose]();
     this.#faults[Symbol.dispose]();
@@ -151,7 +163,10 @@ export class QemuMirrors implements Mirrors {
 
   #breakingStall<T>(step: Promise<T>): Promise<T> {
     const nodes = this.#mirrors.map(({ target }) => target);
-    const cut = () => yankStalled(this.#qmp, { nodes, migration: false });
+    const cut = async () => {
+      this.#carriages.reset();
+      await yankStalled(this.#qmp, { nodes, migration: false });
+    };
     return breakingStall(step, cut, this.#parts.report);
   }
 
@@ -161,8 +176,9 @@ export class QemuMirrors implements Mirrors {
         const event = await this.#listener.next({ signal: this.#lifetime.signal });
         for (const mirror of this.#mirrors) mirror.take(event);
         if (event.name === 'BLOCK_JOB_ERROR' && event.data.action === 'stop') {
-          await this.#stopped(event.data.device);
+          void this.#stopped(event.data.device);
         }
+        if (event.name === 'BLOCK_JOB_READY') void this.#pace?.passOn();
       }
     } catch (error) {
       for (const mirror of this.#mirrors) mirror.lose(error as Error);
@@ -178,6 +194,7 @@ export class QemuMirrors implements Mirrors {
     const jobs = await this.#qmp.execute('query-block-jobs', {}, STEP).catch(() => []);
     const job = jobs.find((each) => each.device === device);
     const isFull = job?.['io-status'] === 'nospace';
+    await this.#carriages.explain(mirror);
     mirror.stop(isFull ? 'No space left on device' : 'Input/output error');
   }
 
@@ -203,46 +220,34 @@ export class QemuMirrors implements Mirrors {
 
   async #start(options: WaitOptions): Promise<void> {
     if (this.#mirrors.length === 0) return;
-    const [jobs, nodes] = await Promise.all([
-      this.#qmp.execute('query-block-jobs', {}, options),
-      this.#qmp.execute('query-named-block-nodes', { flat: true }, options),
-    ]);
-    const isMissing = (mirror: Mirror): boolean => {
-      const job = jobs.find(({ device }) => device === mirror.job);
-      const node = nodes.find((found) => found['node-name'] === mirror.target);
-      // The export's name is new for every disk server: a job that writes to it is this migration's
-      // own.
-      if (!node?.file.endsWith(mirror.exportName) || !isGoing(job)) return true;
-      mirror.observe(job.len, job.offset, job.ready);
-      return false;
-    };
-    const stale = this.#mirrors.filter(isMissing);
-    const speed = speedOfEach(this.#parts.limits, this.#mirrors.length);
-    const found = jobs.filter(({ device }) =>
-      this.#mirrors.some((mirror) => mirror.job === device && !stale.includes(mirror)),
-    );
-    const slower = found.filter((job) => job.speed !== speed);
-    await Promise.all(
-      slower.map(({ device }) =>
-        this.#qmp.execute('block-job-set-speed', { device, speed }, { ...STEP, ...options }),
-      ),
-    );
-    if (stale.length === 0) return;
+    const { limits, disks, server, report } = this.#parts;
+    const found = await findMirrors(this.#qmp, this.#mirrors, this.#parts, options);
+    const { stale } = found;
     // Leftovers of an agent that died have the names that are needed now. Their last events must
     // not count. The key that a running mirror uses is the right one.
-    const keyed = found.length > 0;
-    await tryToRemove(this.#qmp, stale, this.#parts.report, { keepKey: keyed });
-    const fresh = planMirrors(this.#parts.disks, this.#parts.server);
+    const keyed = stale.length < this.#mirrors.length;
+    if (stale.length > 0) await tryToRemove(this.#qmp, stale, report, { keepKey: keyed });
+    const fresh = planMirrors(disks, server);
     const missing = fresh.filter(({ job }) => stale.some((mirror) => mirror.job === job));
     this.#mirrors = this.#mirrors.map(
       (mirror) => missing.find(({ job }) => job === mirror.job) ?? mirror,
     );
-    await startMirrors({ ...this.#parts, mirrors: missing, speed, keyed }, options);
-  }
-
-  async #change(change: (mirror: Mirror) => Promise<unknown>, options: WaitOptions): Promise<void> {
-    await Promise.all(this.#mirrors.map(change));
-    while (!(await this.#observe())) await delay(ACTIVE_POLL_MS, undefined, options);
+    this.#pace = new MirrorPace({
+      qmp: this.#qmp,
+      mirrors: this.#mirrors,
+      speed: limits.maxBandwidth,
+      gentle:
+        limits.gentle && !keyed ? await watchGuest(this.#qmp, this.#mirrors, options) : undefined,
+      observe: () => this.#observe(),
+      block: (mirror) => blockMirror(this.#qmp, mirror, options),
+      report,
+    });
+    const speed = this.#pace.firstSpeed;
+    const { roundTripMs } = limits;
+    const { isSparse } = found;
+    const start = { ...this.#parts, mirrors: missing, carriages: this.#carriages, isSparse };
+    if (missing.length > 0) await startMirrors({ ...start, speed, roundTripMs, keyed }, options);
+    this.#pace.start(found.speeds);
   }
 
   /** Reads QEMU's figures; true when all mirrors are active. Throws when a mirror has ended. */
@@ -258,11 +263,6 @@ export class QemuMirrors implements Mirrors {
     }
     return active;
   }
-}
-
-/** All mirrors share the bandwidth; 0 is QEMU's word for no limit, too. */
-function speedOfEach(limits: MigrationLimits, count: number): number {
-  return limits.maxBandwidth === 0 ? 0 : Math.max(1, Math.floor(limits.maxBandwidth / count));
 }
 
 function notReady(mirror: Mirror): DomainError {

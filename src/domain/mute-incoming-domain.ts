@@ -3,8 +3,9 @@ import { deferred } from '../util/deferred.js';
 import { DomainError } from './errors.js';
 import type { ReportProblem } from './faults.js';
 import type { IncomingState } from './incoming-state.js';
-import type { DiskServerAddress } from './launch-spec.js';
-import type { IncomingDomain, LoadedGuest, RamReceive, WaitOptions } from './types.js';
+import type { TransportOptions } from './incoming-types.js';
+import type { DiskServerAddress, RamServerAddress } from './launch-spec.js';
+import type { IncomingDomain, LoadedGuest, WaitOptions } from './types.js';
 
 /** What is left of an incoming domain whose QEMU cannot be asked. */
 export interface MuteIncomingParts {
@@ -53,11 +54,11 @@ export class MuteIncomingDomain implements IncomingDomain {
     return this.#found?.mayHaveRun ?? true;
   }
 
-  async exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
+  async exportDisks(options: TransportOptions): Promise<DiskServerAddress> {
     return await this.#qemu.exportDisks(options);
   }
 
-  async acceptRam(options: WaitOptions): Promise<RamReceive> {
+  async acceptRam(options: TransportOptions): Promise<RamServerAddress> {
     return await this.#qemu.acceptRam(options);
   }
 

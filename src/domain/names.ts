@@ -18,6 +18,14 @@ export const targetNode = (diskId: string): string => `target-${diskId}`;
 export const exportId = (diskId: string): string => `export-${diskId}`;
 /** The TLS credentials of the NBD connection, one object for each migration. */
 export const PSK_OBJECT = 'drover-psk';
+/** The TLS credentials with which an incoming QEMU takes its RAM. */
+export const RAM_SERVER_KEY = 'drover-ram-server';
+/** What the names of those begin with by which a QEMU sends its RAM. */
+export const RAM_CLIENT_KEYS = 'drover-ram-to-';
+/** Those of one place: its key's name is new for every QEMU that takes RAM. */
+export const ramClientKey = (pskIdentity: string): string => `${RAM_CLIENT_KEYS}${pskIdentity}`;
+/** The name of the socket that QEMU gets for its RAM. */
+export const RAM_SOCKET = 'drover-ram';
 /** The qdev id of a network interface. */
 export const nicDevice = (nicId: string): string => `nic-${nicId}`;
 /** Its back end. */

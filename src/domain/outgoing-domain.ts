@@ -11,6 +11,7 @@ import type { DomainTools } from './launch.js';
 import { removeMirrors } from './mirror-removal.js';
 import { imageNode, mirrorJob, targetNode } from './names.js';
 import { mirroredDisks, observeOutgoing } from './outgoing-state.js';
+import { RAM_KEY_FOLDER, removeRamKeys } from './ram-way.js';
 import { attachTo } from './reattach.js';
 import { isHeld, resumeSource } from './resume-source.js';
 import type { Domain, OutgoingDomain, OutgoingState, WaitOptions } from './types.js';
@@ -66,9 +67,12 @@ export class QemuOutgoingDomain implements OutgoingDomain {
     const targets = mirrors.map(({ target }) => target);
     await resumeSource(process, { guestPaused: guest.paused, targets, only: isHeld }, this.#report);
     await removeMirrors(process, mirrors, this.#report);
-    // The key lies there only for a moment; the agent may have ended in it.
-    const key = join(process.record.directory, 'psk');
-    await removeFolder(key).catch((error) => this.#report('remove the key', error));
+    await removeRamKeys(process.qmp).catch((error) => this.#report('remove the key', error));
+    // The keys lie there only for a moment; the agent may have ended in it.
+    for (const folder of ['psk', RAM_KEY_FOLDER]) {
+      const key = join(process.record.directory, folder);
+      await removeFolder(key).catch((error) => this.#report('remove the key', error));
+    }
   }
 
   retire(ownerHost: string): Promise<void> {

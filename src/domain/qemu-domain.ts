@@ -1,19 +1,13 @@
+import type { Carrier } from '../channel/types.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { Definition } from './definitions.js';
 import { discoverLaunchSpec } from './discovery.js';
 import { QemuFaults, type ReportProblem } from './faults.js';
-import type { DiskServerAddress, LaunchDisk, LaunchSpec } from './launch-spec.js';
+import type { DiskServerAddress, LaunchDisk, LaunchSpec, RamServerAddress } from './launch-spec.js';
 import { QemuMirrors } from './mirrors.js';
 import { mirroredDisks } from './outgoing-state.js';
 import { QemuRamSend } from './ram-send.js';
-import type {
-  Domain,
-  MigrationLimits,
-  Mirrors,
-  RamChannel,
-  RamSend,
-  WaitOptions,
-} from './types.js';
+import type { Domain, MigrationLimits, Mirrors, RamSend, WaitOptions } from './types.js';
 
 /** What a domain that runs here is made of. */
 export interface QemuDomainParts {
@@ -21,6 +15,8 @@ export interface QemuDomainParts {
   readonly definition: Definition;
   /** Private folder of the domain, for sockets and the key. */
   readonly directory: string;
+  /** Carries what travels as a stream. */
+  readonly carrier: Carrier;
   /** Ends QEMU and turns the images into the tombstone. */
   retire(ownerHost: string): Promise<void>;
   /** Hears of undo steps that did not work. */
@@ -67,18 +63,23 @@ export class QemuDomain implements Domain {
     disks: readonly LaunchDisk[],
     server: DiskServerAddress,
     limits: MigrationLimits,
-    options: WaitOptions,
+    { fresh, ...options }: WaitOptions & { readonly fresh: boolean },
   ): Promise<Mirrors> {
-    this.#mirrors = await QemuMirrors.start({ ...this.#common(), disks, server, limits }, options);
+    const parts = { ...this.#common(), disks, server, limits, fresh };
+    this.#mirrors = await QemuMirrors.start(parts, options);
     return this.#mirrors;
   }
 
-  sendRam(channel: RamChannel, limits: MigrationLimits, options: WaitOptions): Promise<RamSend> {
+  sendRam(
+    server: RamServerAddress,
+    limits: MigrationLimits,
+    options: WaitOptions,
+  ): Promise<RamSend> {
     const diskIds = mirroredDisks(this.#parts.definition.spec);
     // Without mirrors nothing can settle, unless there is nothing to mirror.
     const none = diskIds.length === 0 ? Promise.resolve() : new Promise<never>(() => undefined);
     const mirrored = this.#mirrors?.settled ?? none;
-    const parts = { ...this.#common(), channel, limits, diskIds, mirrored };
+    const parts = { ...this.#common(), server, limits, diskIds, mirrored };
     return QemuRamSend.start(parts, options);
   }
 
@@ -87,7 +88,7 @@ export class QemuDomain implements Domain {
   }
 
   #common() {
-    const { process, directory, report = () => undefined } = this.#parts;
-    return { process, directory, report };
+    const { process, directory, carrier, report = () => undefined } = this.#parts;
+    return { process, directory, carrier, report };
   }
 }

@@ -1,28 +1,28 @@
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Relay, startRelay } from '../channel/relay.js';
-import type { ByteStream } from '../channel/types.js';
-import { OneConnection } from '../channel/unix-socket.js';
+import type { Carrier } from '../channel/types.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import type { QmpClient } from '../qmp/client.js';
 import { QmpClosedError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
-import { ReasonedError } from '../util/reasoned-error.js';
 import { DowntimeLadder } from './downtime-ladder.js';
 import { DomainError } from './errors.js';
-import { EventClock } from './event-clock.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 import { activateImages } from './image-locks.js';
+import type { RamServerAddress } from './launch-spec.js';
 import { imageNode, mirrorJob, targetNode } from './names.js';
-import { assertGoing, completeRam } from './ram-completion.js';
-import { isLive, MIGRATION_EVENTS, resumeSource } from './resume-source.js';
+import { completeRam } from './ram-completion.js';
+import { untilNearlySent } from './ram-nearly-sent.js';
+import { PauseWatch } from './ram-pause.js';
+import { brokenOff, notSent, readRamProgress } from './ram-progress.js';
+import { explainRam, watchBegin, watchRam } from './ram-watch.js';
+import { findSending, RamWay } from './ram-way.js';
+import { isHeld, MIGRATION_EVENTS, resumeSource } from './resume-source.js';
 import { readGuard } from './source-guard.js';
-import { setUpStream } from './stream-settings.js';
+import { holdStream, setStreamBandwidth, setUpStream } from './stream-settings.js';
 import type {
   MigrationLimits,
-  RamChannel,
   RamPause,
   RamProgress,
   RamSend,
@@ -34,9 +34,11 @@ import { breakingStall, yankStalled } from './yank.js';
 /** What sending the RAM needs. */
 export interface RamSendParts {
   readonly process: QemuProcess;
-  /** Private folder of the domain, for the socket; the socket's path must fit into 107 bytes. */
+  /** Private folder of the domain, for the key or the socket. */
   readonly directory: string;
-  readonly channel: RamChannel;
+  /** Where it is to be brought to. */
+  readonly server: RamServerAddress;
+  readonly carrier: Carrier;
   readonly limits: MigrationLimits;
   /**
    * Resolves when every mirror has settled; rejects when one fails: then there is no use in sending
@@ -57,24 +59,30 @@ const QEMU_SAYS_MS = 1_000;
 
 const STEP = { limitMs: STEP_LIMIT_MS };
 
-/** The RAM stream of one QEMU: QEMU - unix socket - relay - channel. */
+/** The RAM of one QEMU on its way to the destination. */
 export class QemuRamSend implements RamSend {
   readonly #parts: RamSendParts;
   readonly #qmp: QmpClient;
   readonly #faults: QemuFaults;
   readonly #events: EventListener<(typeof MIGRATION_EVENTS)[number]>;
-  readonly #clock = new EventClock();
+  readonly #passes: EventListener<'MIGRATION_PASS'>;
   readonly #ladder: DowntimeLadder;
-  readonly #relayErrorNow = () => this.#relayError;
-  /** Rejects when a mirror has failed, or when the relay has broken and QEMU did not notice. */
+  readonly #watch: PauseWatch;
+  readonly #carriageErrorNow = () => this.#carriageError;
+  /**
+   * Rejects when a mirror has failed, when nothing moves any more, or when the stream has broken
+   * and QEMU did not notice.
+   */
   readonly #broken = deferred<never>();
-  #stream: ByteStream | undefined;
-  #relay: Relay | undefined;
-  #relayError: unknown;
-  #guestPaused = false;
+  readonly #paused = deferred<RamPause>();
+  readonly #lifetime = new AbortController();
+  #way: RamWay | undefined;
+  #carriageError: unknown;
   #settled = false;
   #lock: NodeJS.Timeout | undefined;
   #begun = false;
+  /** True where an earlier life of the agent began it. */
+  #adopted = false;
   #released = false;
 
   private constructor(parts: RamSendParts) {
@@ -82,8 +90,10 @@ export class QemuRamSend implements RamSend {
     this.#qmp = parts.process.qmp;
     this.#faults = new QemuFaults(parts.process, 'source');
     this.#events = this.#qmp.listen(...MIGRATION_EVENTS);
+    this.#passes = this.#qmp.listen('MIGRATION_PASS');
     this.#ladder = new DowntimeLadder(this.#qmp, parts.limits.downtimeLimitMs, parts.report);
-    this.#broken.promise.catch(() => undefined);
+    this.#watch = new PauseWatch(this.#qmp, this.#events, this.#carriageErrorNow);
+    for (const { promise } of [this.#broken, this.#paused]) promise.catch(() => undefined);
     parts.mirrored.then(
       () => {
         this.#settled = true;
@@ -92,7 +102,7 @@ export class QemuRamSend implements RamSend {
     );
   }
 
-  /** Opens the channel and lets QEMU begin. When that fails, the guest runs here as before. */
+  /** Lets QEMU begin, or finds it sending. When that fails, the guest runs here as before. */
   static async start(parts: RamSendParts, options: WaitOptions): Promise<QemuRamSend> {
     const send = new QemuRamSend(parts);
     try {
@@ -105,10 +115,33 @@ export class QemuRamSend implements RamSend {
     }
   }
 
+  async sentOnce(options: WaitOptions): Promise<void> {
+    try {
+      const nearly = untilNearlySent(this.#qmp, this.#passes, this.#lifetime);
+      const sent = Promise.race([nearly, this.#paused.promise, this.#broken.promise]);
+      await untilAborted(sent, options.signal);
+    } catch (error) {
+      throw await this.#explain(error, 'sending RAM');
+    }
+  }
+
+  async allowPause(): Promise<void> {
+    try {
+      await this.#ladder.release();
+    } catch (error) {
+      throw await this.#explain(error, 'letting QEMU pause the guest');
+    }
+  }
+
+  async setBandwidth(bytesPerSecond: number): Promise<void> {
+    const { signal } = this.#lifetime;
+    await setStreamBandwidth(this.#qmp, bytesPerSecond, { ...STEP, signal });
+  }
+
   async preSwitchover(options: WaitOptions): Promise<RamPause> {
     try {
       return await untilAborted(
-        Promise.race([this.#pause(options), this.#broken.promise]),
+        Promise.race([this.#paused.promise, this.#broken.promise]),
         options.signal,
       );
     } catch (error) {
@@ -119,15 +152,10 @@ export class QemuRamSend implements RamSend {
   async finish(options: WaitOptions): Promise<void> {
     // The last pass may take as long as the downtime allows; a stall is what goes far beyond it.
     const limitMs = STEP_LIMIT_MS + 2 * this.#parts.limits.downtimeLimitMs;
-    const stalled = () =>
-      new DomainError('STALLED', `The last RAM was not sent within ${limitMs} ms.`, {
-        side: 'source',
-        facts: { limit_ms: limitMs },
-      });
-    using limit = withTimeout(options.signal, limitMs, stalled);
+    using limit = withTimeout(options.signal, limitMs, () => notSent('The last RAM', limitMs));
     try {
       const completed = Promise.race([
-        completeRam(this.#qmp, this.#events, limit, this.#relayErrorNow),
+        completeRam(this.#qmp, this.#events, limit, this.#carriageErrorNow),
         this.#broken.promise,
       ]);
       await this.#breakingStall(untilAborted(completed, limit.signal));
@@ -156,36 +184,29 @@ export class QemuRamSend implements RamSend {
     this.#released = true;
   }
 
-  async progress(): Promise<RamProgress> {
-    const info = await this.#qmp.execute('query-migrate', {}, STEP);
-    const { ram } = info;
-    return {
-      totalBytes: ram?.total ?? 0,
-      transferredBytes: ram?.transferred ?? 0,
-      remainingBytes: ram?.remaining ?? 0,
-      bytesPerSecond: Math.round(((ram?.mbps ?? 0) * 1e6) / 8),
-      dirtyBytesPerSecond: (ram?.['dirty-pages-rate'] ?? 0) * (ram?.['page-size'] ?? 0),
-      pass: ram?.['dirty-sync-count'] ?? 0,
-      expectedDowntimeMs: info['expected-downtime'] ?? 0,
-      downtimeMs: info.status === 'completed' ? info.downtime : undefined,
-    };
+  progress(): Promise<RamProgress> {
+    return readRamProgress(this.#qmp);
   }
 
   /**
    * Unless released: ends the stream and lets the guest run here again, if it did. Never throws.
    */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#lifetime.abort(new Error('The RAM stream is over.'));
+    const { process, diskIds, report } = this.#parts;
     if (this.#begun && !this.#released) {
       this.#begun = false;
-      const { process, diskIds, report } = this.#parts;
+      const { guestPaused } = this.#watch;
       const targets = diskIds.map(targetNode);
-      await resumeSource(process, { guestPaused: this.#guestPaused, targets }, report);
+      // Of a guest that an earlier life of the agent saw, only QEMU knows whether it was paused.
+      const known = this.#adopted ? { guestPaused: false, only: isHeld } : { guestPaused };
+      await resumeSource(process, { ...known, targets }, report);
     }
     clearTimeout(this.#lock);
-    const over = new Error('The RAM stream is over.');
-    this.#relay?.reset(over);
-    this.#stream?.reset(over);
+    if (this.#released) this.#way?.reset(new Error('The RAM stream is over.'));
+    else await this.#way?.close(report);
     this.#ladder[Symbol.dispose]();
+    this.#passes[Symbol.dispose]();
     this.#events[Symbol.dispose]();
     this.#faults[Symbol.dispose]();
   }
@@ -205,96 +226,75 @@ export class QemuRamSend implements RamSend {
   async #breakingStall<T>(step: Promise<T>): Promise<T> {
     const { diskIds, report } = this.#parts;
     const cut = async () => {
-      this.#relay?.reset(new Error('QEMU stalled.'));
+      this.#way?.reset(new Error('QEMU stalled.'));
       await yankStalled(this.#qmp, { nodes: diskIds.map(targetNode), migration: true });
     };
     return await breakingStall(step, cut, report);
   }
 
   async #start(options: WaitOptions): Promise<void> {
-    const { directory, channel, limits } = this.#parts;
-    const { status } = await this.#qmp.execute('query-status', {}, options);
-    this.#guestPaused = !isLive(status);
-    const begin = { ...limits, downtimeLimitMs: this.#ladder.firstMs };
-    await setUpStream(this.#qmp, begin, options);
-    this.#stream = await channel.open(options);
-    await using door = await OneConnection.listen(join(directory, 'ram.sock'));
-    this.#begun = true;
-    await this.#qmp.execute(
-      'migrate',
-      {
-        channels: [
-          {
-            'channel-type': 'main',
-            addr: { transport: 'socket', type: 'unix', path: door.path },
-          },
-        ],
-      },
-      options,
-    );
-    const noConnection = () =>
-      new DomainError('STALLED', `QEMU did not begin to send RAM within ${STEP_LIMIT_MS} ms.`, {
-        side: 'source',
-        facts: { limit_ms: STEP_LIMIT_MS },
-      });
-    using limit = withTimeout(options.signal, STEP_LIMIT_MS, noConnection);
-    this.#relay = startRelay(await door.accepted({ signal: limit.signal }), this.#stream);
-    this.#relay.done.catch(async (error: unknown) => {
-      this.#relayError = error;
+    const { process, server, limits, report, diskIds } = this.#parts;
+    const qmp = this.#qmp;
+    const found = await findSending(qmp, server, options);
+    if (found === 'other') {
+      // What an earlier life of the agent sent to a place that is of no use any more.
+      const targets = diskIds.map(targetNode);
+      await resumeSource(process, { guestPaused: false, only: isHeld, targets }, report);
+    }
+    await this.#watch.look(options);
+    if (found === 'sending' || found === 'ended') {
+      this.#adopted = true;
+      this.#begun = true;
+      this.#way = RamWay.found(qmp, server);
+      // Whoever waits for the pause may try it with another QEMU over there.
+      if (found === 'ended') return this.#broken.reject(brokenOff());
+      await holdStream(qmp, limits.maxBandwidth, options);
+    } else if (!(await this.#begin(options))) return;
+    this.#follow();
+  }
+
+  /** False where the way cannot be opened: the destination may have another one. */
+  async #begin(options: WaitOptions): Promise<boolean> {
+    const { directory, server, carrier, limits } = this.#parts;
+    const qmp = this.#qmp;
+    try {
+      const { way, address: addr } = await RamWay.open(
+        { qmp, directory, server, carrier },
+        options,
+      );
+      this.#way = way;
+      await setUpStream(qmp, way.credentials, limits.maxBandwidth, options);
+      this.#begun = true;
+      await qmp.execute('migrate', { channels: [{ 'channel-type': 'main', addr }] }, options);
+      return true;
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      this.#broken.reject(error);
+      return false;
+    }
+  }
+
+  /** Hears from now on whatever ends the stream, or brings it as far as the pause. */
+  #follow(): void {
+    const { signal } = this.#lifetime;
+    const watch = new AbortController();
+    this.#watch
+      .follow({ signal })
+      .finally(() => watch.abort(new Error('The guest is paused.')))
+      .then(this.#paused.resolve, this.#paused.reject);
+    watchRam(this.#qmp, watch).catch((error) => {
+      if (error instanceof DomainError) this.#broken.reject(error);
+    });
+    const begun = this.#adopted ? Promise.resolve() : this.#watch.began;
+    watchBegin(Promise.race([begun, this.#paused.promise]), signal).catch(this.#broken.reject);
+    this.#way?.carriage?.done.catch(async (error: unknown) => {
+      this.#carriageError = error;
       await delay(QEMU_SAYS_MS, undefined, { ref: false });
       this.#broken.reject(error);
     });
   }
 
-  /** Follows the guest's state until QEMU waits before the last pass. */
-  async #pause(options: WaitOptions): Promise<RamPause> {
-    let stoppedAtUs: number | undefined;
-    for (;;) {
-      const event = await this.#events.next(options);
-      if (event.name === 'SHUTDOWN') {
-        // Without a guest's will QEMU is being ended, and the connection with it.
-        if (event.data.guest) throw guestStopped();
-      } else if (event.name === 'RESUME') {
-        this.#guestPaused = false;
-        stoppedAtUs = undefined;
-      } else if (event.name === 'STOP') {
-        // QEMU says STOP for a user's pause, too. Its state tells the two apart: only its own is
-        // "finish-migrate".
-        stoppedAtUs = this.#clock.toClockUs(event.timestampUs);
-        const { status } = await this.#qmp.execute('query-status', {}, { ...STEP, ...options });
-        this.#guestPaused = status !== 'finish-migrate' && !isLive(status);
-      } else if (event.data.status === 'pre-switchover') {
-        return {
-          // A guest that its user had paused stopped long ago: what counts here begins with the
-          // switchover.
-          stoppedAtUs:
-            stoppedAtUs === undefined || this.#guestPaused
-              ? this.#clock.toClockUs(event.timestampUs)
-              : stoppedAtUs,
-          guestPaused: this.#guestPaused,
-        };
-      } else await assertGoing(this.#qmp, event, this.#relayErrorNow);
-    }
+  #explain(error: unknown, doing: string): Promise<Error> {
+    return explainRam(error, this.#carriageError, this.#faults, doing);
   }
-
-  /**
-   * When the stream broke first, its own reason says more than QEMU's, which only saw the end of a
-   * socket.
-   */
-  async #explain(error: unknown, doing: string): Promise<Error> {
-    const byStream = error === this.#relayError || (error as DomainError).reason === 'RAM_FAILED';
-    if (this.#relayError === undefined || !byStream)
-      return await this.#faults.explain(error, doing);
-    if (this.#relayError instanceof ReasonedError) return this.#relayError;
-    if (error instanceof DomainError) return error;
-    return new DomainError('RAM_FAILED', `The RAM stream broke while ${doing}.`, {
-      cause: this.#relayError,
-    });
-  }
-}
-
-function guestStopped(): DomainError {
-  return new DomainError('GUEST_STOPPED', 'The guest powered off while RAM was sent.', {
-    side: 'source',
-  });
 }

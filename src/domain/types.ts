@@ -1,10 +1,14 @@
-import type { ByteStream } from '../channel/types.js';
 import type { Copy, Doubt } from './doubt.js';
-import type { DomainError } from './errors.js';
-import type { Written } from './images.js';
-import type { DiskServerAddress, LaunchDisk, LaunchSpec } from './launch-spec.js';
+import type { DataProbe, IncomingDomain, IncomingRequest } from './incoming-types.js';
+import type { DiskServerAddress, LaunchDisk, LaunchSpec, RamServerAddress } from './launch-spec.js';
 
 export type { Copy, Doubt } from './doubt.js';
+export type {
+  DataProbe,
+  IncomingDomain,
+  IncomingRequest,
+  LoadedGuest,
+} from './incoming-types.js';
 
 /*
  * The seam between the flow of a migration and a hypervisor. How QEMU is told is known only below.
@@ -13,11 +17,6 @@ export type { Copy, Doubt } from './doubt.js';
 /** Ends a wait. Every wait of this layer ends with the signal's reason when it fires. */
 export interface WaitOptions {
   readonly signal: AbortSignal;
-}
-
-/** Opens the way for the RAM bytes to the destination, once. */
-export interface RamChannel {
-  open(options: WaitOptions): Promise<ByteStream>;
 }
 
 /** How far one mirror has come; bytes as in `DiskProgress` of the wire. */
@@ -46,8 +45,12 @@ export interface RamProgress {
 export interface MigrationLimits {
   /** The downtime that QEMU may plan for, in milliseconds. */
   readonly downtimeLimitMs: number;
-  /** Bytes per second for all mirrors together, and for RAM; 0 is unlimited. */
+  /** Bytes per second for mirrors and RAM together; 0 is unlimited. */
   readonly maxBandwidth: number;
+  /** The guest's own use of its disks comes before speed. Default: false. */
+  readonly gentle?: boolean;
+  /** Of the link, in milliseconds, where it was measured: buffers are sized by it. */
+  readonly roundTripMs?: number;
 }
 
 /** A domain whose guest runs (or is paused by its user) on this host. */
@@ -67,16 +70,23 @@ export interface Domain {
   launchSpec(options: WaitOptions): Promise<LaunchSpec>;
   /**
    * Starts, or finds running, one mirror for each export. Disposing cancels them and leaves
-   * nothing.
+   * nothing. `fresh`: nothing was ever written to the exports, so that they read as zeros.
    */
   mirror(
     disks: readonly LaunchDisk[],
     server: DiskServerAddress,
     limits: MigrationLimits,
-    options: WaitOptions,
+    options: WaitOptions & { readonly fresh: boolean },
   ): Promise<Mirrors>;
-  /** Starts to send RAM. Disposing before `release` cancels and lets the guest run here again. */
-  sendRam(channel: RamChannel, limits: MigrationLimits, options: WaitOptions): Promise<RamSend>;
+  /**
+   * Starts to send RAM, or finds it being sent to this very place. QEMU does not pause the guest
+   * before `allowPause`. Disposing before `release` cancels and lets the guest run here again.
+   */
+  sendRam(
+    server: RamServerAddress,
+    limits: MigrationLimits,
+    options: WaitOptions,
+  ): Promise<RamSend>;
   /** Ends QEMU and turns the images into the tombstone. Repeating it is harmless. */
   retire(ownerHost: string): Promise<void>;
 }
@@ -95,11 +105,19 @@ export interface Mirrors extends AsyncDisposable {
   settle(options: WaitOptions): Promise<void>;
   /** Removes the mirrors' block nodes from QEMU. */
   detach(): Promise<void>;
+  /** Bytes per second for all of them together from now on; 0 is unlimited. */
+  setSpeed(bytesPerSecond: number): Promise<void>;
   progress(): Promise<readonly MirrorProgress[]>;
 }
 
 /** RAM on its way to the destination. */
 export interface RamSend extends AsyncDisposable {
+  /** Resolves when all of it has been sent once, or the guest is paused already. */
+  sentOnce(options: WaitOptions): Promise<void>;
+  /** From now on QEMU may pause the guest, as soon as the rest is small enough. */
+  allowPause(): Promise<void>;
+  /** Bytes per second from now on; 0 is unlimited. */
+  setBandwidth(bytesPerSecond: number): Promise<void>;
   /** Resolves when QEMU has paused the guest and waits before the last pass. */
   preSwitchover(options: WaitOptions): Promise<RamPause>;
   /** Sends the last pass and the device state; resolves when QEMU has completed. */
@@ -166,88 +184,6 @@ export interface RamPause {
   readonly guestPaused: boolean;
 }
 
-/** What `startIncoming` needs to know of the migration. */
-export interface IncomingRequest {
-  readonly launchSpec: LaunchSpec;
-  readonly migrationId: string;
-  /** Counts the incoming QEMUs of the migration, from 1. */
-  readonly attempt: number;
-  readonly epoch: number;
-  /** The generation that the domain gets here. */
-  readonly generation: number;
-  readonly sourceHost: string;
-}
-
-/** A domain on its way in: images and a QEMU started with `-S -incoming defer`. */
-export interface IncomingDomain extends AsyncDisposable {
-  /**
-   * Opens the NBD server with one writable export for each mirrored disk. Repeating it answers the
-   * same.
-   */
-  exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
-  /**
-   * Prepares QEMU for its RAM; the answer takes the bytes of the stream. Repeating it answers the
-   * same. A higher `attempt` (default: the one that goes on, from 1) is for RAM that is sent once
-   * more after a switchover that ended before the mirrors had settled: a further QEMU on the same
-   * images takes it, and `loaded` is that one's from then on. What took the RAM before is of no
-   * use.
-   *
-   * @throws DomainError `RAM_FAILED` where there can be no further attempt: after `loaded`, for a
-   * domain with a tap, for one of an earlier life of the agent; `NO_MEMORY`
-   */
-  acceptRam(options: WaitOptions & { readonly attempt?: number }): Promise<RamReceive>;
-  /**
-   * Resolves when the guest is loaded and paused and the NBD server is closed.
-   *
-   * @throws DomainError `DEST_QEMU_DIED` or `VMSTATE_INCOMPATIBLE`
-   */
-  loaded(options: WaitOptions): Promise<LoadedGuest>;
-  /**
-   * What its QEMU does, as it says itself. For one that an earlier life of the agent has made.
-   * `waiting`: no RAM has come; `loaded`: the guest is whole and paused; `gone` also where the
-   * stream broke, so that it is of no use.
-   *
-   * @throws DomainError `QEMU_ERROR` for a QEMU that lives and does not answer; it may be repeated,
-   * or ended with `kill` where it certainly does not run the guest
-   */
-  observe(options: WaitOptions): Promise<'waiting' | 'loaded' | 'running' | 'gone'>;
-  /**
-   * Lets the guest run and announces it to the network; one that its user had paused stays paused.
-   * Only for a guest that is this host's in writing.
-   */
-  resume(guest: { readonly paused: boolean }, options: WaitOptions): Promise<void>;
-  /** Ends QEMU at once and resolves when it is gone; everything else stays. */
-  kill(): Promise<void>;
-  /**
-   * The domain has come to stay: it joins the host's domains at once, stopped where its QEMU has
-   * gone, and disposing no longer removes anything. Resolves when that is on disk; may be repeated
-   * when it rejects.
-   *
-   * @throws DomainError `DISK_IO_ERROR`
-   */
-  arrive(): Promise<void>;
-  /** How its images stand; missing where nobody knows. */
-  written?(): Promise<Written>;
-  /** True while QEMU is there. */
-  readonly alive: boolean;
-  /** False as long as it is certain that no vCPU of the guest has run here. */
-  readonly mayHaveRun: boolean;
-  /** `DEST_QEMU_DIED` with exit code and end of log, when QEMU ends unasked. Never rejects. */
-  readonly died: Promise<DomainError>;
-}
-
-/** The end of the RAM stream at the incoming QEMU. */
-export interface RamReceive {
-  /** Connects the stream to QEMU; resolves when both directions have ended. */
-  receive(stream: ByteStream, options: WaitOptions): Promise<void>;
-}
-
-/** What the destination votes with. */
-export interface LoadedGuest {
-  /** Storage that each new image takes, by disk id. */
-  readonly allocatedBytes: Readonly<Record<string, number>>;
-}
-
 /** What the flow needs of a host's domains. */
 export interface MigratableDomains {
   /**
@@ -295,6 +231,13 @@ export interface MigratableDomains {
    * @throws DomainError `DOMAIN_EXISTS`, `ALREADY_MIGRATING`
    */
   assertMayArrive(request: IncomingRequest): void;
+  /**
+   * Opens a port of the data range for one connection, and at most for ten seconds, so that another
+   * host can try whether it reaches the range.
+   *
+   * @throws DomainError `NO_PORT`
+   */
+  openProbe(options: WaitOptions): Promise<DataProbe>;
   /** Checks, reserves and creates everything the launch spec asks for, then starts QEMU. */
   startIncoming(request: IncomingRequest, options: WaitOptions): Promise<IncomingDomain>;
 }

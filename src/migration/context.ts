@@ -1,5 +1,13 @@
+import type { Transport } from '../channel/types.js';
 import type { LaunchSpec } from '../domain/launch-spec.js';
-import type { MigrationLimits, Mirrors, RamPause, RamSend } from '../domain/types.js';
+import type {
+  DataProbe,
+  MigrationLimits,
+  Mirrors,
+  RamPause,
+  RamSend,
+  WaitOptions,
+} from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
 import type { Log } from '../util/log.js';
 import type { Reason } from '../util/reasons.js';
@@ -10,6 +18,8 @@ import type { Vote } from './peer.js';
 import type { Phase } from './phase.js';
 import { ProgressSampler } from './progress.js';
 import type { Tracker } from './tracker.js';
+import type { TrafficMember } from './traffic-member.js';
+import { type ChosenTransport, chooseTransport, type TransportWish } from './transport.js';
 
 /** How often RAM is sent before the migration is given up. */
 const RAM_TRIES = 3;
@@ -29,6 +39,10 @@ export interface ContextTools {
   readonly log: Log;
   /** Writes to the journal that a phase begins; resolves when that is as durable as it must be. */
   record(phase: Phase, details: object): Promise<void>;
+  /** The migration's part in the traffic of this host. */
+  readonly traffic: TrafficMember;
+  /** What was asked for, and what an earlier life of the agent chose. */
+  readonly transport: { readonly wish: TransportWish; readonly known: ChosenTransport | undefined };
   /** What safety took while the guest was stopped, besides giving it up, in microseconds. */
   safetyUs(): number;
 }
@@ -37,7 +51,8 @@ export interface ContextTools {
 export class SourceContext {
   /** Fires when the migration is cancelled; never after the handover has begun. */
   readonly signal: AbortSignal;
-  readonly limits: MigrationLimits;
+  /** True where no mirror of this migration was ever begun. */
+  readonly fresh: boolean;
   readonly #tracker: Tracker;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -45,16 +60,40 @@ export class SourceContext {
   readonly #sampler: ProgressSampler;
   readonly #startedMs: number;
   readonly #moments: Partial<Record<Moment, number>> = {};
+  #limits: MigrationLimits;
+  #chosen: ChosenTransport | undefined;
 
   constructor(tracker: Tracker, limits: MigrationLimits, signal: AbortSignal, tools: ContextTools) {
     this.#tracker = tracker;
-    this.limits = limits;
+    this.#limits = limits;
+    this.fresh = tools.transport.known === undefined;
     this.signal = signal;
     this.#clock = tools.clock;
     this.#log = tools.log;
     this.#tools = tools;
     this.#startedMs = tools.clock.nowMs();
     this.#sampler = new ProgressSampler(tracker, tools.clock);
+  }
+
+  get limits(): MigrationLimits {
+    return this.#limits;
+  }
+
+  /**
+   * Chooses how disks and RAM travel, once: a later life of the agent keeps to it. `openProbe`
+   * opens a port of the destination that may be tried.
+   */
+  async chooseTransport(
+    openProbe: (options: WaitOptions) => Promise<DataProbe>,
+  ): Promise<Transport> {
+    const { wish, known } = this.#tools.transport;
+    const chosen = known ?? (await chooseTransport(wish, openProbe, { signal: this.signal }));
+    const { transport, reason, roundTripMs } = chosen;
+    this.#tracker.update({ transport, transportReason: reason });
+    this.#log.info({ ...chosen }, 'chose the transport');
+    if (roundTripMs !== undefined) this.#limits = { ...this.#limits, roundTripMs };
+    this.#chosen = chosen;
+    return transport;
   }
 
   /**
@@ -64,6 +103,7 @@ export class SourceContext {
    */
   async enter(phase: Phase, details: object = {}): Promise<void> {
     this.signal.throwIfAborted();
+    await this.#tools.traffic.before(phase, { signal: this.signal });
     // Nobody may ask QEMU anything besides the flow itself while the guest is paused.
     if (phase === 'switchover') this.#sampler.stop();
     const runningOn = { switchover: 'NOWHERE', cleanup: 'DESTINATION' } as const;
@@ -72,28 +112,41 @@ export class SourceContext {
       ...(phase === 'switchover' || phase === 'cleanup' ? { runningOn: runningOn[phase] } : {}),
     });
     this.#log.info({ phase }, 'entered a phase');
-    await this.#tools.record(phase, details);
+    await this.#tools.record(phase, phase === 'mirror' ? { ...this.#chosen } : details);
   }
 
   /** Follows the mirrors' progress until the switchover. */
   observeMirrors(mirrors: Mirrors): void {
     this.#sampler.mirrors = mirrors;
     this.#sampler.start();
+    this.#tools.traffic.follow(mirrors);
   }
 
   /**
-   * Sends RAM, and follows its progress, until QEMU has paused the guest. Where the stream breaks
-   * before, that is tried again.
+   * Sends RAM, and follows its progress, until QEMU has paused the guest. It may not before
+   * `activate` has resolved, which is run once all RAM has been sent once: the guest's writes take
+   * longer from then on, nor before `present` has: whoever takes the guest must be there. Where the
+   * stream breaks before, that is tried again.
    *
    * @throws what ended the last try, or the first one if the destination would not have another
    */
-  async untilPaused(send: () => Promise<RamSend>): Promise<PausedRam> {
+  async untilPaused(
+    send: () => Promise<RamSend>,
+    activate: () => Promise<void>,
+    present: () => Promise<void>,
+  ): Promise<PausedRam> {
     let first: unknown;
     for (let tries = 1; ; tries++) {
       let sent: RamSend | undefined;
       try {
         sent = await send();
         this.#sampler.ram = sent;
+        this.#tools.traffic.sends(sent);
+        await sent.sentOnce({ signal: this.signal });
+        await this.#tools.traffic.pauseTurn({ signal: this.signal });
+        await activate();
+        await present();
+        await sent.allowPause();
         return { sent, pause: await sent.preSwitchover({ signal: this.signal }) };
       } catch (error) {
         await sent?.[Symbol.asyncDispose]();
@@ -143,6 +196,7 @@ export class SourceContext {
   /** Ends what the context does in the background. */
   close(): void {
     this.#sampler.stop();
+    this.#tools.traffic.leave();
   }
 
   #resumedMs(): number {

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import type { Written } from '../domain/images.js';
 import type { LaunchSpec } from '../domain/launch-spec.js';
 import type { IncomingDomain, IncomingRequest, WaitOptions } from '../domain/types.js';
@@ -19,7 +18,6 @@ import type { Resolvable } from './resolving.js';
  */
 export class DestinationContext implements Resolvable {
   readonly #half: DestinationHalf;
-  ticket: string | undefined;
   /** Which of the incoming QEMUs is the one that counts. */
   attempt: number;
 
@@ -74,6 +72,11 @@ export class DestinationContext implements Resolvable {
     });
   }
 
+  /** For what may be done again and again, as long as the migration goes on here. */
+  during<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.#half.steps.during(run);
+  }
+
   enter(phase: Phase): void {
     this.#half.enter(phase);
   }
@@ -89,12 +92,6 @@ export class DestinationContext implements Resolvable {
   holds(incoming: IncomingDomain): void {
     this.#half.incoming = incoming;
     void incoming.died.then((error) => this.#half.qemuDied(error));
-  }
-
-  /** Makes the one ticket that opens the RAM stream: 256 random bits. */
-  issueTicket(): string {
-    this.ticket = randomBytes(32).toString('base64url');
-    return this.ticket;
   }
 
   /** Writes that the guest is loaded here. */

@@ -1,17 +1,22 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
-import type { RamChannel, RamPause, SourceGuard, WaitOptions } from '../domain/types.js';
+import type { Transport } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec, RamServerAddress } from '../domain/launch-spec.js';
+import type { DataProbe, RamPause, SourceGuard, WaitOptions } from '../domain/types.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
 import { asReasoned, type Failure, MigrationError } from './errors.js';
 import type { GiveUp } from './give-up.js';
+import { INGRESS_FEATURE, type IngressAnswer, type IngressAsk } from './ingress.js';
+import type { IngressPeer } from './ingress-share.js';
 import type { PeerCalls, PeerHeader, PeerState, Vote } from './peer.js';
 
 const ABORT_LIMIT_MS = 10_000;
 /** How long an agent may take to start again while its QEMU goes on. */
 const RESTART_LIMIT_MS = 15_000;
 const RESTART_PAUSE_MS = 250;
+/** How often a peer may be out of reach while the guest is paused. */
+const LOSSES = 3;
 /** The guest is paused here meanwhile, and nothing is lost by letting it run here again. */
 const VOTE_LIMIT_MS = 30_000;
 
@@ -25,12 +30,16 @@ export interface DestinationPeer {
 /** The twin of the running QEMU, on the destination. */
 export interface Twin extends AsyncDisposable {
   readonly host: string;
-  exportDisks(options: WaitOptions): Promise<DiskServerAddress>;
+  /** Opens a port there that may be tried from here. */
+  openProbe(options: WaitOptions): Promise<DataProbe>;
+  exportDisks(transport: Transport, options: WaitOptions): Promise<DiskServerAddress>;
   /**
    * Makes it wait for RAM, and begins to wait for the vote. From the second time on that is another
    * QEMU on the same images, for RAM that has to be sent again.
    */
-  acceptRam(options: WaitOptions): Promise<RamChannel>;
+  acceptRam(transport: Transport, options: WaitOptions): Promise<RamServerAddress>;
+  /** Resolves when its agent answers; waits for one that starts again. */
+  present(options: WaitOptions): Promise<void>;
   /** Resolves with the vote: the guest is loaded and paused over there. */
   loaded(options: WaitOptions): Promise<Vote>;
   /**
@@ -57,7 +66,7 @@ export interface MigrationPeerParts {
 }
 
 /** Speaks for one migration with its destination. */
-export class MigrationPeer implements DestinationPeer, Twin {
+export class MigrationPeer implements DestinationPeer, Twin, IngressPeer {
   readonly host: string;
   /** Why the destination gave up, as far as it said so. */
   failure: Failure | undefined;
@@ -67,7 +76,10 @@ export class MigrationPeer implements DestinationPeer, Twin {
   #header: PeerHeader;
   readonly #calls: PeerCalls;
   #vote = deferred<Vote>();
+  #features: readonly string[] = [];
   #accepted = false;
+  /** True once the guest stands still until the vote has come. */
+  #urgent = false;
   #votedBy: string | undefined;
   readonly #ended = new AbortController();
 
@@ -87,7 +99,9 @@ export class MigrationPeer implements DestinationPeer, Twin {
     const known = this.#header.destinationJournalId;
     const header = { ...this.#header, destinationJournalId: '' };
     try {
-      const { journalId } = await this.#calls.prepare(header, launchSpec, options);
+      const prepared = await this.#calls.prepare(header, launchSpec, options);
+      const { journalId } = prepared;
+      this.#features = prepared.features;
       if (known !== '' && journalId !== known) throw forgotten(this.host);
       this.#header = { ...this.#header, destinationJournalId: journalId };
       await this.#parts.prepared(journalId);
@@ -99,25 +113,36 @@ export class MigrationPeer implements DestinationPeer, Twin {
     }
   }
 
-  exportDisks(options: WaitOptions): Promise<DiskServerAddress> {
-    return this.#patiently(options, () => this.#calls.exportDisks(this.#header, options));
+  openProbe(options: WaitOptions): Promise<DataProbe> {
+    return this.#patiently(options, () => this.#calls.probeData(this.#header, options));
   }
 
-  async acceptRam(options: WaitOptions): Promise<RamChannel> {
+  exportDisks(transport: Transport, options: WaitOptions): Promise<DiskServerAddress> {
+    return this.#patiently(options, () =>
+      this.#calls.exportDisks(this.#header, transport, options),
+    );
+  }
+
+  async acceptRam(transport: Transport, options: WaitOptions): Promise<RamServerAddress> {
     if (this.#accepted) this.#header = { ...this.#header, attempt: this.#header.attempt + 1 };
     this.#accepted = true;
-    const { ticket } = await this.#patiently(options, () =>
-      this.#calls.acceptRam(this.#header, options),
+    const server = await this.#patiently(options, () =>
+      this.#calls.acceptRam(this.#header, transport, options),
     );
     const vote = deferred<Vote>();
     // The vote may fail long before anybody waits for it.
     vote.promise.catch(() => {});
     this.#vote = vote;
     this.#askForVote(this.#header).then(vote.resolve, vote.reject);
-    return { open: (wait) => this.#calls.openRam(ticket, wait) };
+    return server;
+  }
+
+  async present(options: WaitOptions): Promise<void> {
+    await this.#patiently(options, () => this.query(options));
   }
 
   async loaded(options: WaitOptions): Promise<Vote> {
+    this.#urgent = true;
     using limit = withTimeout(options.signal, VOTE_LIMIT_MS, () => noVote(this.host));
     const vote = await untilAborted(this.#vote.promise, limit.signal);
     this.#votedBy = vote.journalId;
@@ -140,6 +165,14 @@ export class MigrationPeer implements DestinationPeer, Twin {
       // The destination asks by itself until it knows.
       this.#parts.log.warn({ err: error }, 'the destination did not hear that the source is gone');
     }
+  }
+
+  get sharesIngress(): boolean {
+    return this.#features.includes(INGRESS_FEATURE);
+  }
+
+  shareIngress(ask: IngressAsk, options: WaitOptions): Promise<IngressAnswer> {
+    return this.#calls.shareIngress(this.#header, ask, options);
   }
 
   /** What the destination's journal says. */
@@ -180,17 +213,24 @@ export class MigrationPeer implements DestinationPeer, Twin {
     }
   }
 
-  // One long call after the other; a peer that cannot be reached for a moment is asked again,
-  // because the guest still runs here and nothing is lost by waiting for it.
+  // One long call after the other. A peer that cannot be reached is asked again: for as long as its
+  // agent may take to start again while the guest runs here, and for a moment while it does not.
   async #askForVote(header: PeerHeader): Promise<Vote> {
     const signal = this.#ended.signal;
+    let lostMs: number | undefined;
     for (let losses = 0; ; ) {
       try {
         return await this.#calls.awaitLoaded(header, { signal });
       } catch (error) {
         const { reason } = asReasoned(error);
-        if (reason === 'PEER_UNREACHABLE' && ++losses <= 3) continue;
-        if (reason !== 'STALLED') throw error;
+        if (reason !== 'PEER_UNREACHABLE' && reason !== 'STALLED') throw error;
+        if (reason === 'STALLED') lostMs = undefined;
+        else {
+          lostMs ??= performance.now();
+          if (this.#urgent) losses++;
+          if (losses > LOSSES || performance.now() - lostMs > RESTART_LIMIT_MS) throw error;
+          await delay(RESTART_PAUSE_MS, undefined, { signal });
+        }
       }
     }
   }

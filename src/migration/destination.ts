@@ -1,14 +1,9 @@
-import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
-import type {
-  IncomingDomain,
-  LoadedGuest,
-  MigratableDomains,
-  RamReceive,
-  WaitOptions,
-} from '../domain/types.js';
+import type { Transport } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec, RamServerAddress } from '../domain/launch-spec.js';
+import type { DataProbe, IncomingDomain, LoadedGuest } from '../domain/types.js';
 import type { DestinationContext } from './destination-context.js';
 import type { CommitOutcome } from './peer.js';
+import type { ArrivalDomains } from './prepare-gate.js';
 import type { SourcePeer } from './source-peer.js';
 
 /**
@@ -19,13 +14,12 @@ import type { SourcePeer } from './source-peer.js';
  * On any error before the handover nothing is left here; after it the guest is this host's.
  */
 export class Destination {
-  readonly #domains: MigratableDomains;
+  readonly #domains: ArrivalDomains;
   readonly #source: SourcePeer;
   readonly #context: DestinationContext;
   #incoming!: IncomingDomain;
-  #ram!: RamReceive;
 
-  constructor(domains: MigratableDomains, source: SourcePeer, context: DestinationContext) {
+  constructor(domains: ArrivalDomains, source: SourcePeer, context: DestinationContext) {
     this.#domains = domains;
     this.#source = source;
     this.#context = context;
@@ -52,27 +46,26 @@ export class Destination {
     });
   }
 
+  /** A port for the source to reach, before it chooses how the bytes are to travel. */
+  openProbe(): Promise<DataProbe> {
+    return this.#context.during((signal) => this.#domains.openProbe({ signal }));
+  }
+
   /** Seed step 3: QEMU's NBD server, on a port found here, one export for each mirrored disk. */
-  exportDisks(): Promise<DiskServerAddress> {
+  exportDisks(transport: Transport): Promise<DiskServerAddress> {
     return this.#context.step('exportDisks', 'mirror', (signal) =>
-      this.#incoming.exportDisks({ signal }),
+      this.#incoming.exportDisks({ signal, transport }),
     );
   }
 
   /**
-   * Seed step 6: `migrate-incoming`; QEMU waits for the RAM that `streamRam` will bring. RAM that
-   * broke off is awaited by another QEMU on the same images.
+   * Seed steps 6 and 5: `migrate-incoming`; QEMU waits for the RAM at the place that is answered.
+   * RAM that broke off is awaited by another QEMU on the same images.
    */
-  acceptRam(attempt: number): Promise<string> {
-    return this.#context.step(`acceptRam ${attempt}`, 'precopy', async (signal) => {
-      this.#ram = await this.#incoming.acceptRam({ signal, attempt });
-      return this.#context.issueTicket();
-    });
-  }
-
-  /** Seed step 5: the bytes of RAM, and those of the return path. */
-  streamRam(stream: ByteStream, options: WaitOptions): Promise<void> {
-    return this.#ram.receive(stream, options);
+  acceptRam(attempt: number, transport: Transport): Promise<RamServerAddress> {
+    return this.#context.step(`acceptRam ${attempt}`, 'precopy', (signal) =>
+      this.#incoming.acceptRam({ signal, attempt, transport }),
+    );
   }
 
   /** Resolves when the guest is loaded and paused here: the destination's vote. */

@@ -1,4 +1,4 @@
-import type { ByteStream } from '../channel/types.js';
+import type { Transport } from '../channel/types.js';
 import type { LaunchSpec } from '../domain/launch-spec.js';
 import type { WaitOptions } from '../domain/types.js';
 import type { AuditLog } from '../util/audit.js';
@@ -6,6 +6,7 @@ import { RateLimit } from '../util/rate-limit.js';
 import type { ReasonedError } from '../util/reasoned-error.js';
 import type { DestinationContext } from './destination-context.js';
 import { MigrationError } from './errors.js';
+import type { IngressAsk } from './ingress.js';
 import { isTerminal } from './migration.js';
 import type { PeerHandler, PeerHeader, PeerState, Prepared } from './peer.js';
 import type { MigrationRegistry } from './registry.js';
@@ -17,6 +18,11 @@ export interface IncomingLimits {
   /** The same from one host. */
   readonly incomingPerPeer: number;
   /**
+   * Prepares of one host within a minute: each writes a journal and looks at the pools, also where
+   * it is refused.
+   */
+  readonly preparesPerMinute: number;
+  /**
    * Milliseconds that an incoming migration may go without any progress: a further step, blocks of
    * its disks, bytes of its RAM. It is given up then, whatever its source says.
    */
@@ -26,21 +32,25 @@ export interface IncomingLimits {
 export const DEFAULT_INCOMING_LIMITS: IncomingLimits = {
   incoming: 64,
   incomingPerPeer: 32,
+  preparesPerMinute: 240,
   leaseMs: 600_000,
 };
 
-/** Each one writes a journal and looks at the pools, also where it is refused. */
-const PREPARES_PER_MINUTE = 240;
 const MINUTE_MS = 60_000;
 const KNOWN_PEERS = 1_000;
 /** How often leases are looked at, in parts of the lease. */
 const LOOKS = 10;
 /** How often the images that arrive are held against what was reserved, in milliseconds. */
 const ROOM_LOOK_MS = 500;
-/** Less RAM than this is no progress. */
-const PIECE_BYTES = 64 * 1024;
 /** Each takes a QEMU of its own; sources give up long before. */
 const ATTEMPTS_LIMIT = 32;
+
+const EXPORTED = 'exported';
+/**
+ * A source may have much to do before the RAM of this domain: asking for its share keeps the lease,
+ * by half of it each time, but not for ever.
+ */
+const WAITS_LIMIT = 12;
 
 /** What the limits are about. */
 export interface LimitedTools {
@@ -55,7 +65,8 @@ export interface LimitedTools {
 interface Lease {
   readonly sourceHost: string;
   steps: string;
-  ramBytes: number;
+  /** How often it was renewed for a source that only waits. */
+  waits: number;
   /** All of it when it was looked at last. */
   mark: string;
   renewedMs: number;
@@ -68,11 +79,7 @@ interface Lease {
  */
 export class LimitedArrivals implements PeerHandler {
   readonly #tools: LimitedTools;
-  readonly #prepares = new RateLimit<undefined>({
-    perKey: PREPARES_PER_MINUTE,
-    windowMs: MINUTE_MS,
-    keys: KNOWN_PEERS,
-  });
+  readonly #prepares: RateLimit<undefined>;
   /** Sources of prepares that have not been answered, by migration. */
   readonly #beginning = new Map<string, string>();
   readonly #leases = new Map<string, Lease>();
@@ -80,6 +87,8 @@ export class LimitedArrivals implements PeerHandler {
 
   constructor(tools: LimitedTools) {
     this.#tools = tools;
+    const perKey = tools.limits.preparesPerMinute;
+    this.#prepares = new RateLimit({ perKey, windowMs: MINUTE_MS, keys: KNOWN_PEERS });
     const everyMs = Math.min(MINUTE_MS, tools.limits.leaseMs / LOOKS);
     this.#timers = [
       setInterval(() => void this.#look(), everyMs).unref(),
@@ -102,32 +111,34 @@ export class LimitedArrivals implements PeerHandler {
     }
   }
 
-  async exportDisks(header: PeerHeader) {
-    const address = await this.#tools.incoming.exportDisks(header);
-    this.#step(header, 'exported');
+  probeData(header: PeerHeader) {
+    return this.#tools.incoming.probeData(header);
+  }
+
+  async exportDisks(header: PeerHeader, transport: Transport) {
+    const address = await this.#tools.incoming.exportDisks(header, transport);
+    this.#step(header, EXPORTED);
     return address;
   }
 
-  async acceptRam(header: PeerHeader) {
+  async acceptRam(header: PeerHeader, transport: Transport) {
     if (header.attempt > ATTEMPTS_LIMIT) {
       throw reached('attempts of one migration', ATTEMPTS_LIMIT, header.sourceHost);
     }
-    const answer = await this.#tools.incoming.acceptRam(header);
+    const answer = await this.#tools.incoming.acceptRam(header, transport);
     this.#step(header, 'waiting for RAM');
     return answer;
   }
 
-  streamRam(
-    ticket: string,
-    caller: string,
-    stream: ByteStream,
-    options: WaitOptions,
-  ): Promise<void> {
-    const found = this.#coming().find(
-      ([, { context, lease }]) => context.ticket === ticket && lease.sourceHost === caller,
-    );
-    const counted = found ? countBytes(stream, found[1].lease) : stream;
-    return this.#tools.incoming.streamRam(ticket, caller, counted, options);
+  async shareIngress(header: PeerHeader, ask: IngressAsk) {
+    const answer = await this.#tools.incoming.shareIngress(header, ask);
+    const lease = this.#lease(header.migrationId, header.sourceHost);
+    const aged = performance.now() - lease.renewedMs > this.#tools.limits.leaseMs / 2;
+    if (aged && lease.steps.includes(EXPORTED) && lease.waits < WAITS_LIMIT) {
+      lease.waits += 1;
+      lease.renewedMs = performance.now();
+    }
+    return answer;
   }
 
   awaitLoaded(header: PeerHeader, options: WaitOptions) {
@@ -163,7 +174,8 @@ export class LimitedArrivals implements PeerHandler {
     const nowMs = performance.now();
     this.#prepares.sweep(nowMs);
     if (!this.#prepares.take(sourceHost, undefined, nowMs)) {
-      throw reached('prepares of one host within a minute', PREPARES_PER_MINUTE, sourceHost);
+      const { preparesPerMinute } = this.#tools.limits;
+      throw reached('limits.prepares_per_minute', preparesPerMinute, sourceHost);
     }
     const sources = new Map(this.#coming().map(([id, { lease }]) => [id, lease.sourceHost]));
     for (const [id, source] of this.#beginning) sources.set(id, source);
@@ -192,7 +204,7 @@ export class LimitedArrivals implements PeerHandler {
 
   #lease(migrationId: string, sourceHost: string): Lease {
     const renewedMs = performance.now();
-    const fresh = { sourceHost, steps: '', ramBytes: 0, mark: '', renewedMs };
+    const fresh = { sourceHost, steps: '', waits: 0, mark: '', renewedMs };
     const lease = this.#leases.get(migrationId) ?? fresh;
     this.#leases.set(migrationId, lease);
     return lease;
@@ -208,8 +220,7 @@ export class LimitedArrivals implements PeerHandler {
     await Promise.all(
       this.#coming().map(async ([id, { context, lease }]) => {
         const written = await context.written().catch(() => undefined);
-        const pieces = Math.floor(lease.ramBytes / PIECE_BYTES);
-        const mark = `${lease.steps} ${pieces} ${written?.mark}`;
+        const mark = `${lease.steps} ${written?.mark}`;
         if (mark !== lease.mark) {
           lease.mark = mark;
           lease.renewedMs = performance.now();
@@ -250,21 +261,6 @@ export class LimitedArrivals implements PeerHandler {
     this.#tools.audit.record({ caller, action, decision: 'EVENT', reason, subject, message });
     await context.expire(error);
   }
-}
-
-function countBytes(stream: ByteStream, lease: Lease): ByteStream {
-  async function* counted() {
-    for await (const chunk of stream.incoming) {
-      lease.ramBytes += chunk.byteLength;
-      yield chunk;
-    }
-  }
-  return {
-    incoming: counted(),
-    write: (chunk) => stream.write(chunk),
-    end: () => stream.end(),
-    reset: (reason) => stream.reset(reason),
-  };
 }
 
 function reached(limit: string, value: number, sourceHost: string): MigrationError {

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
-import type { MigratableDomains, WaitOptions } from '../domain/types.js';
+import type { Transport } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec, RamServerAddress } from '../domain/launch-spec.js';
+import type { DataProbe, MigratableDomains, WaitOptions } from '../domain/types.js';
 import type { AuditLog } from '../util/audit.js';
 import type { Clock } from '../util/clock.js';
 import { untilAborted } from '../util/linked-signal.js';
@@ -11,10 +11,11 @@ import { DestinationContext } from './destination-context.js';
 import { doubtOfJournal } from './doubts.js';
 import { MigrationError } from './errors.js';
 import { type Incoming, IncomingBook } from './incoming-book.js';
+import { INGRESS_FEATURE, Ingress, type IngressAnswer, type IngressAsk } from './ingress.js';
 import type { Journal } from './journal.js';
 import { readDestination, readEnd } from './journal-reading.js';
 import type { JournalFile, Journals } from './journals.js';
-import type { Migration } from './migration.js';
+import { isTerminal, type Migration } from './migration.js';
 import type {
   CommitOutcome,
   PeerDirectory,
@@ -26,9 +27,17 @@ import type {
 } from './peer.js';
 import { assertSameParties, assertSameRun } from './peer-access.js';
 import { headerAtDestination } from './peer-header.js';
+import { PrepareGate } from './prepare-gate.js';
 import type { MigrationRegistry } from './registry.js';
 import { SourcePeer } from './source-peer.js';
 import { Tracker } from './tracker.js';
+import {
+  type LinkSettings,
+  PREPARES_AT_ONCE,
+  SWITCHOVER_GATE_MS,
+  type Traffic,
+} from './traffic.js';
+import { Turns } from './turns.js';
 
 const HANDOVER_LIMIT_MS = 5_000;
 
@@ -41,6 +50,8 @@ export interface IncomingTools {
   readonly registry: MigrationRegistry;
   /** Answers for a migration that leaves this host; `own` is what the caller's journal says. */
   readonly outgoing: { answer(header: PeerHeader, own: PeerState): Promise<PeerState> };
+  readonly link: LinkSettings;
+  readonly traffic: Traffic;
   readonly clock: Clock;
   readonly log: Log;
   readonly audit: AuditLog;
@@ -55,12 +66,18 @@ export interface IncomingTools {
 export class IncomingMigrations implements PeerHandler {
   readonly #tools: IncomingTools;
   readonly #book: IncomingBook;
+  readonly #ingress: Ingress;
+  readonly #gate: PrepareGate;
   readonly #beginning = new Map<string, Promise<Incoming>>();
   #closing = false;
 
   constructor(tools: IncomingTools) {
     this.#tools = tools;
     this.#book = new IncomingBook(tools.host, tools.registry);
+    this.#ingress = new Ingress(tools.link, tools.clock);
+    const switching = () => tools.traffic.switching || this.#switching;
+    const turns = new Turns(PREPARES_AT_ONCE, tools.clock, switching);
+    this.#gate = new PrepareGate(tools.domains, turns);
   }
 
   async prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared> {
@@ -73,32 +90,26 @@ export class IncomingMigrations implements PeerHandler {
     assertSameRun(incoming, { ...header, destinationJournalId: journalId });
     await incoming.flow.prepare(launchSpec);
     incoming.answered = true;
-    return { journalId, features: [] };
+    return { journalId, features: [INGRESS_FEATURE] };
   }
 
-  async exportDisks(header: PeerHeader): Promise<DiskServerAddress> {
-    return await this.#book.need(header).flow.exportDisks();
+  async probeData(header: PeerHeader): Promise<DataProbe> {
+    return await this.#book.need(header).flow.openProbe();
   }
 
-  async acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }> {
+  async exportDisks(header: PeerHeader, transport: Transport): Promise<DiskServerAddress> {
+    return await this.#book.need(header).flow.exportDisks(transport);
+  }
+
+  async acceptRam(header: PeerHeader, transport: Transport): Promise<RamServerAddress> {
     const { flow, context } = this.#book.need(header, 1);
     context.attempt = header.attempt;
-    return { ticket: await flow.acceptRam(header.attempt) };
+    return await flow.acceptRam(header.attempt, transport);
   }
 
-  async streamRam(
-    ticket: string,
-    caller: string,
-    stream: ByteStream,
-    options: WaitOptions,
-  ): Promise<void> {
-    for (const { context, flow, header } of this.#book.all) {
-      if (context.ticket !== ticket || header.sourceHost !== caller) continue;
-      // A ticket opens one stream; whoever comes second is not the one it was given to.
-      context.ticket = undefined;
-      return await flow.streamRam(stream, options);
-    }
-    throw new MigrationError('PERMISSION_DENIED', 'The ticket of the RAM stream is not valid.');
+  async shareIngress(header: PeerHeader, ask: IngressAsk): Promise<IngressAnswer> {
+    const { context } = this.#book.need(header, 1);
+    return this.#ingress.ask(header.migrationId, ask, () => context.coming);
   }
 
   async awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote> {
@@ -166,6 +177,16 @@ export class IncomingMigrations implements PeerHandler {
     await Promise.allSettled(ended);
   }
 
+  /** True while a guest is switched over to here, but not for long. */
+  get #switching(): boolean {
+    const sinceMs = this.#tools.clock.date().getTime() - SWITCHOVER_GATE_MS;
+    return this.#book.all.some(({ tracker: { now } }) => {
+      if (now.phase !== 'switchover' && now.phase !== 'handover') return false;
+      const beganMs = now.phaseTimes.at(-1)?.startTime.getTime() ?? 0;
+      return !isTerminal(now.state) && beganMs > sinceMs;
+    });
+  }
+
   #begin(header: PeerHeader, launchSpec: LaunchSpec): Promise<Incoming> {
     const { migrationId } = header;
     const begun = this.#create(header, launchSpec).finally(() =>
@@ -230,7 +251,7 @@ export class IncomingMigrations implements PeerHandler {
       audit: this.#tools.audit,
       ...(observe ? { observe: (label) => observe(header.migrationId, label) } : {}),
     });
-    const flow = new Destination(domains, source, context);
+    const flow = new Destination(this.#gate, source, context);
     const incoming = { header, tracker, context, flow, answered: past.createTime !== undefined };
     this.#book.add(incoming);
     registry.add(tracker, () => context.settled);

@@ -9,6 +9,7 @@ import type {
 import type { JournalEntry, JournalHeader } from './journal.js';
 import type { Migration } from './migration.js';
 import type { Phase } from './phase.js';
+import type { ChosenTransport } from './transport.js';
 
 /** What a journal holds, whether it is open or not. */
 export interface ReadJournal {
@@ -87,6 +88,18 @@ export function readAttempt({ header, entries }: ReadJournal): number {
 export function readText({ entries }: ReadJournal, detail: string): string {
   const value = entries.findLast((entry) => detail in entry)?.[detail];
   return typeof value === 'string' ? value : '';
+}
+
+/** How disks and RAM travel, as soon as a mirror may have been begun. */
+export function readTransport({ entries }: ReadJournal): ChosenTransport | undefined {
+  const mirroring = entries.findLast(({ record }) => record === 'MIRRORING');
+  if (!mirroring) return undefined;
+  const { transport, reason, roundTripMs } = mirroring;
+  return {
+    transport: transport === 'stream' ? 'stream' : 'direct',
+    reason: typeof reason === 'string' ? reason : '',
+    ...(typeof roundTripMs === 'number' ? { roundTripMs } : {}),
+  };
 }
 
 /** How the migration ended, where nothing is left to do. */

@@ -1,7 +1,9 @@
+import type { Transport } from '../channel/types.js';
 import type { MirrorProgress, RamProgress } from '../domain/types.js';
 import type { Downtime } from './downtime.js';
 import type { Failure } from './errors.js';
 import type { Phase } from './phase.js';
+import type { TransportWish } from './transport.js';
 
 /** The life cycle of a migration. */
 export type MigrationState =
@@ -47,6 +49,10 @@ export interface Migration {
   readonly ram: RamProgress | undefined;
   readonly summary: Summary | undefined;
   readonly failure: Failure | undefined;
+  /** How disks and RAM travel; undefined until that is chosen, and at the destination. */
+  readonly transport: Transport | undefined;
+  /** Why so, in words. */
+  readonly transportReason: string;
 }
 
 /** The figures of a migration that has ended well. */
@@ -79,6 +85,11 @@ export interface MigrationRequest {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is unlimited. */
   readonly maxBandwidth: number;
+  readonly transport: TransportWish;
+  /** The guest's own use of its disks comes before speed. */
+  readonly gentle: boolean;
+  /** Beside other migrations, 1 to 100; 0 means 10. */
+  readonly weight: number;
 }
 
 /** What callers may ask of an agent's migrations. */

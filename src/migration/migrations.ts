@@ -16,6 +16,7 @@ import { assertSameParties, isOtherWay } from './peer-access.js';
 import type { MigrationRegistry } from './registry.js';
 import { validated } from './request.js';
 import { Tracker } from './tracker.js';
+import type { Traffic } from './traffic.js';
 
 const HANDOVER_LIMIT_MS = 5_000;
 /** The source of an arrival says that it has let go, or is asked within this time. */
@@ -31,6 +32,7 @@ export interface MigrationTools {
   readonly journals: Journals;
   readonly peers: PeerDirectory;
   readonly registry: MigrationRegistry;
+  readonly traffic: Traffic;
   readonly clock: Clock;
   readonly log: Log;
   /** Hears every event and record of each migration. */

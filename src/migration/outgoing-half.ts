@@ -9,13 +9,15 @@ import { GiveUp } from './give-up.js';
 import { stepSource } from './handover.js';
 import type { SourceEvent, SourceState } from './handover-types.js';
 import type { Journal } from './journal.js';
-import { readSource } from './journal-reading.js';
+import { readSource, readTransport } from './journal-reading.js';
 import type { MigrationRequest } from './migration.js';
 import type { MigrationTools } from './migrations.js';
 import type { PeerCalls, PeerState } from './peer.js';
 import { headerAtSource } from './peer-header.js';
 import type { Phase } from './phase.js';
+import { DEFAULT_WEIGHT } from './request.js';
 import type { Tracker } from './tracker.js';
+import type { TrafficMember } from './traffic-member.js';
 
 /** What one migration that leaves this host is made of. */
 export interface OutgoingParts {
@@ -66,14 +68,21 @@ export class OutgoingHalf {
         await this.decider.decide({ type: 'prepared' }, { destinationJournalId });
       },
     });
-    const { downtimeLimitMs, maxBandwidth } = request;
+    const { downtimeLimitMs, maxBandwidth, gentle, transport: wish } = request;
     const safetyUs = () => this.decider.tookUs('SWITCHING') + this.giveUp.safetyUs;
     const record = (phase: Phase, details: object) => this.#record(phase, details);
     this.context = new SourceContext(
       tracker,
-      { downtimeLimitMs, maxBandwidth },
+      { downtimeLimitMs, maxBandwidth, gentle },
       this.controller.signal,
-      { clock: tools.clock, log, record, safetyUs },
+      {
+        clock: tools.clock,
+        log,
+        record,
+        safetyUs,
+        traffic: this.#member(),
+        transport: { wish, known: readTransport(journal) },
+      },
     );
   }
 
@@ -107,6 +116,8 @@ export class OutgoingHalf {
     const { tracker, log, journal } = this.parts;
     if (error) {
       log.error({ err: error }, 'the migration is in doubt');
+      // Nobody knows when it ends: the others need not wait for it.
+      this.context.close();
       const failure = toFailure(asReasoned(error), 'source', 'handover');
       tracker.update({ state: 'IN_DOUBT', runningOn: 'UNKNOWN', failure });
       noteDoubt(journal, failure.message, log);
@@ -115,9 +126,18 @@ export class OutgoingHalf {
     }
   }
 
+  #member(): TrafficMember {
+    const { request, tracker, tools } = this.parts;
+    const { migrationId, maxBandwidth } = request;
+    // An agent that did not know of weights has written none.
+    const weight = request.weight || DEFAULT_WEIGHT;
+    const figures = () => tracker.now;
+    return tools.traffic.member({ migrationId, weight, maxBandwidth, figures, ingress: this.peer });
+  }
+
   async #record(phase: Phase, details: object): Promise<void> {
     const { journal } = this.parts;
-    if (phase === 'mirror') await journal.append('MIRRORING');
+    if (phase === 'mirror') await journal.append('MIRRORING', { ...details });
     else if (phase === 'precopy') await journal.append('RAM');
     else if (phase === 'switchover') {
       const { attempt } = this.peer;

@@ -1,8 +1,9 @@
-import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
-import type { LoadedGuest, WaitOptions } from '../domain/types.js';
+import type { Transport } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec, RamServerAddress } from '../domain/launch-spec.js';
+import type { DataProbe, LoadedGuest, WaitOptions } from '../domain/types.js';
 import type { Failure } from './errors.js';
 import type { HandoverRecord, Rank } from './handover-types.js';
+import type { IngressAnswer, IngressAsk } from './ingress.js';
 
 /** Names one migration in everything that the two agents say to each other. */
 export interface PeerHeader {
@@ -59,14 +60,22 @@ export interface Vote extends LoadedGuest {
 
 /**
  * The destination as the source's agent calls it: plain requests, one for each call of PeerService.
- * All but `openRam` are idempotent. They throw ReasonedError; a lost peer is `PEER_UNREACHABLE`.
+ * All are idempotent. They throw ReasonedError; a lost peer is `PEER_UNREACHABLE`.
  */
 export interface PeerCalls {
   prepare(header: PeerHeader, launchSpec: LaunchSpec, options: WaitOptions): Promise<Prepared>;
-  exportDisks(header: PeerHeader, options: WaitOptions): Promise<DiskServerAddress>;
-  acceptRam(header: PeerHeader, options: WaitOptions): Promise<{ readonly ticket: string }>;
-  /** Opens `StreamRam` on an HTTP/2 connection of its own. */
-  openRam(ticket: string, options: WaitOptions): Promise<ByteStream>;
+  probeData(header: PeerHeader, options: WaitOptions): Promise<DataProbe>;
+  exportDisks(
+    header: PeerHeader,
+    transport: Transport,
+    options: WaitOptions,
+  ): Promise<DiskServerAddress>;
+  acceptRam(
+    header: PeerHeader,
+    transport: Transport,
+    options: WaitOptions,
+  ): Promise<RamServerAddress>;
+  shareIngress(header: PeerHeader, ask: IngressAsk, options: WaitOptions): Promise<IngressAnswer>;
   /** One long call; throws `STALLED` when the peer's time is up and it should be asked again. */
   awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote>;
   commit(
@@ -98,15 +107,11 @@ export interface PeerDirectory {
  */
 export interface PeerHandler {
   prepare(header: PeerHeader, launchSpec: LaunchSpec): Promise<Prepared>;
-  exportDisks(header: PeerHeader): Promise<DiskServerAddress>;
-  acceptRam(header: PeerHeader): Promise<{ readonly ticket: string }>;
-  /** Takes the stream that a ticket opens; resolves when both directions have ended. */
-  streamRam(
-    ticket: string,
-    caller: string,
-    stream: ByteStream,
-    options: WaitOptions,
-  ): Promise<void>;
+  probeData(header: PeerHeader): Promise<DataProbe>;
+  exportDisks(header: PeerHeader, transport: Transport): Promise<DiskServerAddress>;
+  acceptRam(header: PeerHeader, transport: Transport): Promise<RamServerAddress>;
+  /** What of this host's ingress the migration may use. */
+  shareIngress(header: PeerHeader, ask: IngressAsk): Promise<IngressAnswer>;
   awaitLoaded(header: PeerHeader, options: WaitOptions): Promise<Vote>;
   commit(header: PeerHeader, guest: { readonly paused: boolean }): Promise<CommitOutcome>;
   revoke(header: PeerHeader): Promise<PeerState>;

@@ -4,6 +4,9 @@ import type { MigrationRequest } from './migration.js';
 
 const DEFAULT_DOWNTIME_LIMIT_MS = 300;
 const LONGEST_DOWNTIME_LIMIT_MS = 60_000;
+/** Of a migration for which nobody says more. */
+export const DEFAULT_WEIGHT = 10;
+const HEAVIEST = 100;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /**
@@ -23,5 +26,7 @@ export function validated(request: MigrationRequest): MigrationRequest {
       `downtime_limit_ms is ${downtimeLimitMs}; it may be 1 to ${LONGEST_DOWNTIME_LIMIT_MS}.`,
     );
   }
-  return { ...request, migrationId, downtimeLimitMs };
+  const weight = request.weight || DEFAULT_WEIGHT;
+  if (weight > HEAVIEST) throw wrong(`weight is ${weight}; it may be 1 to ${HEAVIEST}.`);
+  return { ...request, migrationId, downtimeLimitMs, weight };
 }

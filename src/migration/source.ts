@@ -13,30 +13,34 @@ export async function migrateToPeer(
   peer: DestinationPeer,
   context: SourceContext,
 ): Promise<void> {
-  const { signal, limits } = context;
+  const { signal } = context;
 
   // Seed steps 1 and 2: send the launch parameters; the destination starts QEMU with -incoming
   // defer.
   await context.enter('prepare');
   const launchSpec = await domain.launchSpec({ signal });
   await using twin = await peer.prepare(launchSpec, { signal });
+  // From QEMU to QEMU where the destination's data ports can be reached, else through both agents.
+  const transport = await context.chooseTransport((options) => twin.openProbe(options));
 
   // Seed steps 3 and 4: mirror every disk into the destination's NBD server on the port it handed
-  // back, and wait for BLOCK_JOB_READY. From `activate` on a write is acknowledged to the guest
-  // only when both images have it.
+  // back, and wait for BLOCK_JOB_READY.
   await context.enter('mirror');
-  const server = await twin.exportDisks({ signal });
-  await using mirrors = await domain.mirror(launchSpec.disks, server, limits, { signal });
+  const { fresh, limits } = context;
+  const server = await twin.exportDisks(transport, { signal });
+  await using mirrors = await domain.mirror(launchSpec.disks, server, limits, { signal, fresh });
   context.observeMirrors(mirrors);
   await mirrors.ready({ signal });
-  await mirrors.activate({ signal });
 
   // Seed steps 6 and 5: the destination runs migrate-incoming, then RAM streams while the guest
-  // runs. A stream that breaks is begun again, into another QEMU on the same images: until the
-  // mirrors settle they are as good as before.
+  // runs. From `activate` on a write is acknowledged to the guest only when both images have it. A
+  // stream that breaks is begun again, into another QEMU on the same images: until the mirrors
+  // settle they are as good as before.
   await context.enter('precopy');
-  const { sent, pause } = await context.untilPaused(async () =>
-    domain.sendRam(await twin.acceptRam({ signal }), limits, { signal }),
+  const { sent, pause } = await context.untilPaused(
+    async () => domain.sendRam(await twin.acceptRam(transport, { signal }), limits, { signal }),
+    () => mirrors.activate({ signal }),
+    () => twin.present({ signal }),
   );
   await using ram = sent;
 

@@ -17,6 +17,11 @@ export class Steps {
     return running;
   }
 
+  /** Runs something that is no step: it may be asked for again, and its failure ends nothing. */
+  async during<T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return await this.#run(body, async () => undefined);
+  }
+
   /** Ends what is under way and lets nothing begin; resolves when all of it has come to rest. */
   async end(error: Error): Promise<void> {
     this.#controller.abort(error);

@@ -39,6 +39,8 @@ export class Tracker {
       ram: undefined,
       summary: undefined,
       failure: undefined,
+      transport: undefined,
+      transportReason: '',
       ...past,
     };
   }

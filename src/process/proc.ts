@@ -27,6 +27,14 @@ export function readStartTime(pid: number): number | undefined {
   return readStatus(pid)?.startTime;
 }
 
+/**
+ * Ticks of the kernel's clock, a hundredth of a second each, for which a process has worked;
+ * undefined where it is gone.
+ */
+export function readCpuTicks(pid: number): number | undefined {
+  return readStatus(pid)?.cpuTicks;
+}
+
 /** The user that a process runs as; undefined where it is gone. */
 export function readOwner(pid: number): number | undefined {
   try {
@@ -45,7 +53,7 @@ export function isStopped(record: ProcessRecord): boolean {
 
 function readStatus(
   pid: number,
-): { readonly letter: string; readonly startTime: number } | undefined {
+): { readonly letter: string; readonly startTime: number; readonly cpuTicks: number } | undefined {
   let stat: string;
   try {
     stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -58,7 +66,8 @@ function readStatus(
   const letter = fields[0] ?? '';
   const startTime = Number(fields[19]);
   const gone = letter === 'Z' || letter === 'X' || !Number.isSafeInteger(startTime);
-  return gone ? undefined : { letter, startTime };
+  const cpuTicks = Number(fields[11]) + Number(fields[12]);
+  return gone ? undefined : { letter, startTime, cpuTicks };
 }
 
 /** True while the very process of the record lives. */

@@ -4,7 +4,9 @@ import { type Deferred, deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
 import { encodeMessage, type JsonObject } from './codec.js';
 import { QmpClosedError, QmpError, QmpProtocolError, QmpTimeoutError } from './errors.js';
-import { EventListener, type QmpEvent, type QmpEventName } from './event-listener.js';
+import { EventListener, type QmpEventName } from './event-listener.js';
+import { unblock, writeWithSocket } from './handing-pipe.js';
+import { type Greeting, parseEvent, parseGreeting } from './messages.js';
 import { redact } from './redact.js';
 import type { QmpCommands, QmpOobCommand } from './types.gen.js';
 import { Wire } from './wire.js';
@@ -38,12 +40,6 @@ export interface ConnectOptions {
   readonly transcript?: Transcript;
   /** Largest message taken, in bytes. Default 16 MiB. */
   readonly messageLimitBytes?: number;
-}
-
-/** What QEMU says of itself when a client connects. */
-export interface Greeting {
-  readonly version: { readonly major: number; readonly minor: number; readonly micro: number };
-  readonly oob: boolean;
 }
 
 interface Pending {
@@ -144,6 +140,24 @@ export class QmpClient implements AsyncDisposable {
     return await this.#send('exec-oob', command, args, limit.signal);
   }
 
+  /**
+   * Hands a connected socket to QEMU, which knows it by `name` from then on and closes it when it
+   * is told to. The caller's own socket is not to be read from any more, and is destroyed.
+   *
+   * @throws QmpError where QEMU does not take it
+   */
+  async handOver(socket: Socket, name: string, options?: ExecuteOptions): Promise<void> {
+    const limitMs = this.#limitMs(options);
+    using limit = withTimeout(options?.signal, limitMs, () => this.#timeout('getfd', limitMs));
+    await this.#turn(limit.signal);
+    try {
+      await this.#send('execute', 'getfd', { fdname: name }, limit.signal, socket);
+      unblock(socket);
+    } finally {
+      socket.destroy();
+    }
+  }
+
   /** Starts to collect events of these names. Call it before the command that causes them. */
   listen<E extends QmpEventName>(...names: readonly E[]): EventListener<E> {
     const listener: EventListener<E> = new EventListener(names, () =>
@@ -212,6 +226,7 @@ export class QmpClient implements AsyncDisposable {
     command: string,
     args: object | undefined,
     signal: AbortSignal,
+    handed?: Socket,
   ): Promise<never> {
     if (this.#end) throw this.#closedDuring(command, this.#end);
     const id = `${verb === 'execute' ? 'c' : 'o'}${this.#nextId++}${this.#mark}`;
@@ -223,7 +238,8 @@ export class QmpClient implements AsyncDisposable {
     const answer = deferred<unknown>();
     this.#pending.set(id, { command, answer });
     this.#options.transcript?.('sent', redact(message));
-    this.#socket.write(encodeMessage(message));
+    if (handed) writeWithSocket(this.#socket, encodeMessage(message), handed);
+    else this.#socket.write(encodeMessage(message));
     return (await untilAborted(answer.promise, signal)) as never;
   }
 
@@ -275,25 +291,4 @@ export class QmpClient implements AsyncDisposable {
       cause: end.cause ?? end,
     });
   }
-}
-
-function parseGreeting(message: JsonObject): Greeting {
-  const greeting = message['QMP'] as
-    | { version?: { qemu?: Partial<Greeting['version']> }; capabilities?: unknown }
-    | undefined;
-  const version = greeting?.version?.qemu;
-  if (!version || !Array.isArray(greeting.capabilities)) {
-    throw new QmpProtocolError('What listens on the monitor socket does not greet like QEMU.');
-  }
-  const { major = 0, minor = 0, micro = 0 } = version;
-  return { version: { major, minor, micro }, oob: greeting.capabilities.includes('oob') };
-}
-
-function parseEvent(message: JsonObject): QmpEvent {
-  const timestamp = message['timestamp'] as { seconds?: number; microseconds?: number } | undefined;
-  return {
-    name: message['event'],
-    data: message['data'] ?? {},
-    timestampUs: (timestamp?.seconds ?? 0) * 1_000_000 + (timestamp?.microseconds ?? 0),
-  } as QmpEvent;
 }

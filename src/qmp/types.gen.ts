@@ -732,6 +732,14 @@ export interface CalcDirtyRateArguments {
   readonly mode?: CalcDirtyRateArgumentsMode;
 }
 
+export interface ClosefdArguments {
+  readonly fdname: string;
+}
+
+export interface GetfdArguments {
+  readonly fdname: string;
+}
+
 export interface HumanMonitorCommandArguments {
   readonly 'command-line': string;
   readonly 'cpu-index'?: number;
@@ -2384,7 +2392,9 @@ export interface QmpCommands {
   'blockdev-mirror': { readonly arguments: BlockdevMirrorArguments; readonly return: Record<string, never> };
   'blockdev-set-active': { readonly arguments: BlockdevSetActiveArguments; readonly return: Record<string, never> };
   'calc-dirty-rate': { readonly arguments: CalcDirtyRateArguments; readonly return: Record<string, never> };
+  'closefd': { readonly arguments: ClosefdArguments; readonly return: Record<string, never> };
   'cont': { readonly arguments: Record<string, never>; readonly return: Record<string, never> };
+  'getfd': { readonly arguments: GetfdArguments; readonly return: Record<string, never> };
   'human-monitor-command': { readonly arguments: HumanMonitorCommandArguments; readonly return: string };
   'job-cancel': { readonly arguments: JobCancelArguments; readonly return: Record<string, never> };
   'job-complete': { readonly arguments: JobCompleteArguments; readonly return: Record<string, never> };

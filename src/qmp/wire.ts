@@ -1,7 +1,8 @@
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { deferred } from '../util/deferred.js';
 import { type JsonObject, MessageDecoder } from './codec.js';
 import { QmpClosedError } from './errors.js';
+import { connectHanding } from './handing-pipe.js';
 
 /** The socket with its decoder. Holds back what arrives until the client is there to take it. */
 export class Wire {
@@ -17,7 +18,7 @@ export class Wire {
     this.first.catch(() => undefined);
     const decoder = new MessageDecoder(messageLimitBytes);
     let failure: unknown;
-    this.socket = connect(path);
+    this.socket = connectHanding(path);
     this.socket.on('data', (chunk) => {
       try {
         for (const message of decoder.push(chunk)) {

@@ -1,5 +1,6 @@
 import { ServerError, type ServerMiddleware } from 'nice-grpc-common';
 import { HealthDefinition } from 'nice-grpc-server-health';
+import { PeerServiceDefinition } from '../gen/drover/v1/peer_service.js';
 import type { AuditLog } from '../util/audit.js';
 import { ReasonedError } from '../util/reasoned-error.js';
 import type { Reason } from '../util/reasons.js';
@@ -17,6 +18,9 @@ const DENIALS: ReadonlySet<Reason> = new Set<Reason>([
   'LIMIT_REACHED',
 ]);
 
+/** Asked for twice a second, and of nothing that is kept. */
+const { fullName, methods } = PeerServiceDefinition;
+const SHARING = `/${fullName}/${methods.shareIngress.name}`;
 const READING_SERVICES = [HealthDefinition.fullName, 'grpc.reflection.v1.ServerReflection'];
 
 /** The two places where calls are recorded. */
@@ -77,7 +81,7 @@ function denied(action: string, caller: string, error: unknown) {
 
 /** A method that says nothing of itself is taken for one that does. */
 function changesSomething(path: string, options: { readonly idempotencyLevel?: string }): boolean {
-  if (options.idempotencyLevel === 'NO_SIDE_EFFECTS') return false;
+  if (options.idempotencyLevel === 'NO_SIDE_EFFECTS' || path === SHARING) return false;
   return !READING_SERVICES.some((service) => path.startsWith(`/${service}/`));
 }
 

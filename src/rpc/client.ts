@@ -4,8 +4,8 @@ import { DomainServiceDefinition } from '../gen/drover/v1/domain_service.js';
 import { HostServiceDefinition } from '../gen/drover/v1/host_service.js';
 import { MigrationServiceDefinition } from '../gen/drover/v1/migration_service.js';
 import { type CallSettings, Connection } from './connection.js';
-import type { TlsFiles } from './credentials.js';
 import { RpcError } from './errors.js';
+import type { TlsFiles } from './tls-material.js';
 
 const MINUTE_MS = 60_000;
 const ASK_MS = 30_000;

@@ -17,11 +17,12 @@ import { formatAddress, parseAddress } from '../util/address.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted } from '../util/linked-signal.js';
 import type { Reason } from '../util/reasons.js';
-import { channelCredentials, materialNow, type TlsSource } from './credentials.js';
+import { channelCredentials } from './credentials.js';
 import { isConnectionFailure, toReasonedError } from './error-status.js';
 import type { RpcError } from './errors.js';
 import { type DialledAgent, explainFailure, explainSocketFailure } from './probe.js';
 import { CHANNEL_OPTIONS, TLS_CHANNEL_OPTIONS } from './settings.js';
+import { materialNow, type TlsSource } from './tls-material.js';
 
 /** What our middleware adds to the options of a call. */
 export interface CallSettings extends DeadlineOptions {

@@ -1,18 +1,12 @@
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
+import type { LaunchSpec } from '../domain/launch-spec.js';
 import { checkLaunchData, LAUNCH_LIMITS, tooMany } from '../domain/launch-spec-check.js';
 import type { DomainSpec as WireDomainSpec } from '../gen/drover/v1/domain.js';
 import type { LaunchSpec as WireLaunchSpec } from '../gen/drover/v1/launch_spec.js';
-import type { ExportDisksResponse } from '../gen/drover/v1/peer_service.js';
 import { type DomainSpec, parseDomainSpec } from '../spec/domain-spec.js';
 import type { Violation } from '../util/reasoned-error.js';
 import { RpcError } from './errors.js';
 import { uint32, uint64 } from './whole-number.js';
 
-/** A name, an IPv4 or an IPv6 address; no path. */
-const ADDRESS = /^[A-Za-z0-9:][A-Za-z0-9:.%_-]{0,252}$/;
-const PSK_IDENTITY = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
-const PSK_BYTES = 32;
-const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
 /** Nobody reads more numbers of fields than so many. */
 const UNKNOWN_LIMIT = 20;
 
@@ -85,44 +79,6 @@ function refuse(violations: readonly Violation[]): void {
   if (violations.length === 0) return;
   const told = violations.map(({ message }) => message).join('; ');
   throw new RpcError('REQUEST_INVALID', `The launch spec is wrong: ${told}.`, { violations });
-}
-
-/** Where the disks are to be mirrored to. */
-export function diskServerToWire(server: DiskServerAddress): ExportDisksResponse {
-  return {
-    address: server.address,
-    port: uint32(server.port),
-    pskIdentity: server.pskIdentity,
-    psk: Buffer.from(server.psk),
-    exports: server.exports.map(({ diskId, exportName }) => ({ diskId, exportName })),
-  };
-}
-
-/**
- * The source's QEMU is about to connect there: a peer is trusted to say nothing but an address.
- *
- * @throws RpcError `REQUEST_INVALID`
- */
-export function diskServerFromWire(server: ExportDisksResponse): DiskServerAddress {
-  refuse(tooMany('exports', server.exports.length, LAUNCH_LIMITS.disks));
-  const sound =
-    ADDRESS.test(server.address) &&
-    // Without disks to mirror there is no server.
-    server.port >= Math.min(1, server.exports.length) &&
-    server.port <= 65_535 &&
-    PSK_IDENTITY.test(server.pskIdentity) &&
-    server.psk.length === PSK_BYTES &&
-    server.exports.every((one) => NAME.test(one.diskId) && NAME.test(one.exportName));
-  if (!sound) {
-    throw new RpcError('REQUEST_INVALID', 'The peer answered with no sound place for the disks.');
-  }
-  return {
-    address: server.address,
-    port: server.port,
-    pskIdentity: server.pskIdentity,
-    psk: server.psk,
-    exports: server.exports.map(({ diskId, exportName }) => ({ diskId, exportName })),
-  };
 }
 
 /** A map with every value changed. */

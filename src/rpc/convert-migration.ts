@@ -1,9 +1,11 @@
+import type { Transport } from '../channel/types.js';
 import type { RamProgress } from '../domain/types.js';
 import { Failure_Side, type Failure as WireFailure } from '../gen/drover/v1/failure.js';
 import {
   Migration_Phase,
   Migration_RunningOn,
   Migration_State,
+  Migration_Transport,
   type DiskProgress as WireDiskProgress,
   type Downtime as WireDowntime,
   type Migration as WireMigration,
@@ -15,9 +17,11 @@ import type { Downtime } from '../migration/downtime.js';
 import type { Failure } from '../migration/errors.js';
 import type { DiskProgress, Migration, MigrationRequest, Summary } from '../migration/migration.js';
 import { PHASES, type Phase } from '../migration/phase.js';
+import type { TransportWish } from '../migration/transport.js';
 import { plainText } from '../util/plain-text.js';
 import type { Side } from '../util/reasoned-error.js';
 import { knownReason } from './error-status.js';
+import { RpcError } from './errors.js';
 import { uint32, uint64 } from './whole-number.js';
 
 /** The most that is kept of what a peer says of a failure: characters, and facts. */
@@ -64,6 +68,10 @@ export function migrationToWire(migration: Migration): WireMigration {
     ram: migration.ram && ramToWire(migration.ram),
     summary: migration.summary && summaryToWire(migration.summary),
     failure: migration.failure && failureToWire(migration.failure),
+    transport: migration.transport
+      ? transportToWire(migration.transport)
+      : Migration_Transport.UNSPECIFIED,
+    transportReason: migration.transportReason,
   };
 }
 
@@ -75,7 +83,36 @@ export function migrationRequestFromWire(request: StartMigrationRequest): Migrat
     migrationId: request.migrationId,
     downtimeLimitMs: request.downtimeLimitMs,
     maxBandwidth: request.maxBandwidthBytesPerS,
+    transport: wishFromWire(request.transport),
+    gentle: request.gentle,
+    weight: request.weight,
   };
+}
+
+/** How disks and RAM travel. */
+export function transportToWire(transport: Transport): Migration_Transport {
+  return transport === 'direct' ? Migration_Transport.DIRECT : Migration_Transport.STREAM;
+}
+
+/** @throws RpcError `REQUEST_INVALID` for anything but one of the two */
+export function transportFromWire(transport: Migration_Transport): Transport {
+  const wish = wishFromWire(transport);
+  if (wish !== 'auto') return wish;
+  throw new RpcError('REQUEST_INVALID', 'transport must be direct or stream.');
+}
+
+function wishFromWire(transport: Migration_Transport): TransportWish {
+  switch (transport) {
+    case Migration_Transport.UNSPECIFIED:
+    case Migration_Transport.AUTO:
+      return 'auto';
+    case Migration_Transport.DIRECT:
+      return 'direct';
+    case Migration_Transport.STREAM:
+      return 'stream';
+    default:
+      throw new RpcError('REQUEST_INVALID', 'transport is none that this agent knows.');
+  }
 }
 
 /** A failure as part of a resource. */

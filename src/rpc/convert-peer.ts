@@ -7,6 +7,7 @@ import {
   type PeerState as WirePeerState,
 } from '../gen/drover/v1/peer_service.js';
 import type { HandoverRecord } from '../migration/handover-types.js';
+import type { IngressAnswer } from '../migration/ingress.js';
 import type { CommitOutcome, PeerHeader, PeerState, Vote } from '../migration/peer.js';
 import { mapValues } from './convert-launch-spec.js';
 import { failureFromWire, failureToWire } from './convert-migration.js';
@@ -17,7 +18,6 @@ import { uint32, uint64 } from './whole-number.js';
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 /** Ids of journals are kept and compared, never read. */
 const JOURNAL_ID = /^[A-Za-z0-9-]{0,64}$/;
-const TICKET = /^[A-Za-z0-9_-]{1,128}$/;
 /** Of epochs and generations: each grows by one with something that people do. */
 const RANK_LIMIT = 2 ** 48;
 
@@ -136,6 +136,11 @@ export function voteToWire(vote: Vote): AwaitLoadedResponse {
   return { journalId: vote.journalId, allocatedBytes: mapValues(vote.allocatedBytes, uint64) };
 }
 
+/** What a source may send. */
+export function ingressToWire({ bytesPerS, ramTurn, validMs }: IngressAnswer) {
+  return { bytesPerS: uint64(bytesPerS), ramTurn, validMs: uint32(validMs) };
+}
+
 /** The other way. */
 export function voteFromWire(vote: AwaitLoadedResponse): Vote {
   const journalId = journalIdFromWire(vote.journalId);
@@ -150,16 +155,6 @@ export function voteFromWire(vote: AwaitLoadedResponse): Vote {
 export function journalIdFromWire(journalId: string): string {
   if (JOURNAL_ID.test(journalId)) return journalId;
   throw new RpcError('REQUEST_INVALID', "The peer names a journal by what is no journal's id.");
-}
-
-/**
- * What opens a stream of RAM.
- *
- * @throws RpcError `REQUEST_INVALID`
- */
-export function ticketFromWire(ticket: string): string {
-  if (TICKET.test(ticket)) return ticket;
-  throw new RpcError('REQUEST_INVALID', 'The peer answered with what is no ticket.');
 }
 
 function recordFromWire(record: PeerState_Record): HandoverRecord | 'NONE' {

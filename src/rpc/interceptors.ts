@@ -1,9 +1,4 @@
-import {
-  ServerInterceptingCall,
-  type ServerInterceptingCallInterface,
-  type ServerInterceptor,
-} from '@grpc/grpc-js';
-import type { Log } from '../util/log.js';
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 
 /*
  * What must be done below nice-grpc, which shows its middleware neither the caller's certificate
@@ -32,45 +27,3 @@ export const passCertificate: ServerInterceptor = (_method, call) =>
       });
     },
   });
-
-/** The part of an HTTP/2 session that is needed here. */
-interface Session {
-  setLocalWindowSize(sizeBytes: number): void;
-  settings(settings: { initialWindowSize: number }): void;
-}
-
-/**
- * Widens the receive window of connections on which one of the paths is called. grpc-js has a
- * setting for clients only; a server takes 64 KiB for each round trip otherwise. It must be the
- * first interceptor, because it looks into the call for a private field; should a new version of
- * grpc-js lack it, streams are slow on long ways and nothing else.
- */
-export function widenWindow(
-  paths: ReadonlySet<string>,
-  windowBytes: number,
-  log: Log,
-): ServerInterceptor {
-  const widened = new WeakSet<Session>();
-  let warned = false;
-  return (method, call) => {
-    if (paths.has(method.path)) {
-      const session = sessionOf(call);
-      if (session && !widened.has(session)) {
-        widened.add(session);
-        session.setLocalWindowSize(windowBytes);
-        session.settings({ initialWindowSize: windowBytes });
-      }
-      if (!session && !warned) {
-        warned = true;
-        log.warn({ method: method.path }, 'the receive window cannot be widened');
-      }
-    }
-    return new ServerInterceptingCall(call);
-  };
-}
-
-function sessionOf(call: ServerInterceptingCallInterface): Session | undefined {
-  const session = (call as { stream?: { session?: Partial<Session> } }).stream?.session;
-  if (typeof session?.setLocalWindowSize !== 'function') return undefined;
-  return typeof session.settings === 'function' ? (session as Session) : undefined;
-}

@@ -33,7 +33,7 @@ export const DEFAULT_CONNECTION_LIMITS: ConnectionLimits = {
   requestMs: 10_000,
 };
 
-/** Bytes of one message to an agent. RAM comes in pieces of 256 KiB, nothing else is as large. */
+/** Bytes of one message to an agent; a launch spec is the largest that there is. */
 export const MESSAGE_LIMIT_BYTES = 1024 * 1024;
 
 /** Calls under way at once on one connection; HTTP/2 makes callers wait with further ones. */
@@ -47,3 +47,12 @@ export const UNFINISHED_PER_CALLER = 64;
 
 /** MiB that HTTP/2 may keep for one connection before it refuses further streams. */
 export const SESSION_MEMORY_MIB = 64;
+
+/** Connections at the data door that have not shown a good ticket yet, in all. */
+export const UNADMITTED = 64;
+
+/** The same from one IP address. */
+export const UNADMITTED_PER_ADDRESS = 32;
+
+/** Milliseconds from the connection at the data door to its ticket, TLS included. */
+export const TICKET_LIMIT_MS = 10_000;

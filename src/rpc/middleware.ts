@@ -7,7 +7,7 @@ import { toServerError } from './error-status.js';
 import { RpcError } from './errors.js';
 import { assertNotExpired, type Caller, LOCAL_CALLER, readCaller } from './identity.js';
 import { CERTIFICATE_KEY } from './interceptors.js';
-import { HANDOVER_PATHS } from './ram-codec.js';
+import { HANDOVER_PATHS } from './peer-definition.js';
 
 /*
  * What every call passes through, outermost first: errors become statuses, the caller is
@@ -18,9 +18,6 @@ import { HANDOVER_PATHS } from './ram-codec.js';
 export interface CallerContext {
   readonly caller: Caller;
 }
-
-/** The context of our implementations. */
-export type DroverContext = CallContext & CallerContext;
 
 /** Turns whatever an implementation throws into a status with details. */
 export const answerErrors: ServerMiddleware = async function* answerErrors(call, context) {

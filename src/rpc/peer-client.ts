@@ -1,9 +1,10 @@
 import type { Client } from 'nice-grpc';
-import type { ByteStream } from '../channel/types.js';
-import type { DiskServerAddress, LaunchSpec } from '../domain/launch-spec.js';
-import type { WaitOptions } from '../domain/types.js';
+import type { Transport } from '../channel/types.js';
+import type { DiskServerAddress, LaunchSpec, RamServerAddress } from '../domain/launch-spec.js';
+import type { DataProbe, WaitOptions } from '../domain/types.js';
 import type { PeerHeader as WirePeerHeader } from '../gen/drover/v1/peer_service.js';
 import type { PeerAddress } from '../mesh/peers.js';
+import type { IngressAnswer, IngressAsk } from '../migration/ingress.js';
 import type {
   CommitOutcome,
   PeerCalls,
@@ -12,29 +13,29 @@ import type {
   Prepared,
   Vote,
 } from '../migration/peer.js';
-import { withTimeout } from '../util/linked-signal.js';
 import { type AgentTarget, type CallSettings, Connection } from './connection.js';
-import { diskServerFromWire, launchSpecToWire } from './convert-launch-spec.js';
+import { launchSpecToWire } from './convert-launch-spec.js';
+import { transportToWire } from './convert-migration.js';
 import {
   commitOutcomeFromWire,
   headerToWire,
   journalIdFromWire,
   peerStateFromWire,
   peerStateToWire,
-  ticketFromWire,
   voteFromWire,
 } from './convert-peer.js';
-import type { TlsMaterial, TlsSource } from './credentials.js';
-import { RpcError } from './errors.js';
-import { peerDefinition } from './ram-codec.js';
-import { RamStream } from './ram-stream.js';
-import { PEER_CHANNEL_OPTIONS, RAM_CHANNEL_OPTIONS } from './settings.js';
+import { diskServerFromWire, probeFromWire, ramServerFromWire } from './convert-places.js';
+import { peerDefinition } from './peer-definition.js';
+import { PEER_CHANNEL_OPTIONS } from './settings.js';
+import type { TlsMaterial, TlsSource } from './tls-material.js';
 
 /** The longest that each call may take, in milliseconds. */
 const DEADLINES_MS = {
   prepare: 120_000,
+  probeData: 10_000,
   exportDisks: 30_000,
   acceptRam: 30_000,
+  shareIngress: 5_000,
   awaitLoaded: 20_000,
   commit: 10_000,
   revoke: 30_000,
@@ -42,8 +43,6 @@ const DEADLINES_MS = {
   queryMigration: 30_000,
   sourceGone: 30_000,
 } as const;
-
-const OPEN_RAM_LIMIT_MS = 30_000;
 
 /** The connection that calls share. */
 interface Current {
@@ -58,7 +57,7 @@ type Ask = { readonly header: WirePeerHeader };
 /**
  * PeerService of one other agent. All calls share one connection, which is made anew, with the
  * certificates as they are then, after it has failed, and for the next call after they have
- * changed. RAM travels on connections of its own.
+ * changed.
  */
 export class PeerClient implements PeerCalls {
   readonly #target: Extract<AgentTarget, { host: string | undefined }>;
@@ -85,16 +84,36 @@ export class PeerClient implements PeerCalls {
     return { journalId: journalIdFromWire(journalId), features };
   }
 
-  async exportDisks(header: PeerHeader, { signal }: WaitOptions): Promise<DiskServerAddress> {
-    return diskServerFromWire(await this.#client().exportDisks(ask(header), { signal }));
+  async probeData(header: PeerHeader, { signal }: WaitOptions): Promise<DataProbe> {
+    return probeFromWire(await this.#client().probeData(ask(header), { signal }));
+  }
+
+  async exportDisks(
+    header: PeerHeader,
+    transport: Transport,
+    { signal }: WaitOptions,
+  ): Promise<DiskServerAddress> {
+    const request = { ...ask(header), transport: transportToWire(transport) };
+    const server = await this.#client().exportDisks(request, { signal });
+    return diskServerFromWire(server, transport, this.#host);
   }
 
   async acceptRam(
     header: PeerHeader,
+    transport: Transport,
     { signal }: WaitOptions,
-  ): Promise<{ readonly ticket: string }> {
-    const { ticket } = await this.#client().acceptRam(ask(header), { signal });
-    return { ticket: ticketFromWire(ticket) };
+  ): Promise<RamServerAddress> {
+    const request = { ...ask(header), transport: transportToWire(transport) };
+    const server = await this.#client().acceptRam(request, { signal });
+    return ramServerFromWire(server, transport, this.#host);
+  }
+
+  async shareIngress(
+    header: PeerHeader,
+    ingress: IngressAsk,
+    { signal }: WaitOptions,
+  ): Promise<IngressAnswer> {
+    return await this.#client().shareIngress({ ...ask(header), ...ingress }, { signal });
   }
 
   async awaitLoaded(header: PeerHeader, { signal }: WaitOptions): Promise<Vote> {
@@ -136,28 +155,6 @@ export class PeerClient implements PeerCalls {
     return peerStateFromWire(state);
   }
 
-  /**
-   * Resolves when the connection stands. What the peer thinks of the ticket comes with the first
-   * read or write.
-   */
-  async openRam(ticket: string, { signal }: WaitOptions): Promise<ByteStream> {
-    const connection = new Connection(this.#target, RAM_CHANNEL_OPTIONS);
-    try {
-      using limit = withTimeout(signal, OPEN_RAM_LIMIT_MS, () => this.#silent('StreamRam'));
-      await connection.ready({ signal: limit.signal });
-    } catch (error) {
-      connection.close();
-      throw error;
-    }
-    const call = new AbortController();
-    const stream = new RamStream((reason) => call.abort(reason));
-    const answers = connection
-      .client(peerDefinition, {})
-      .streamRam(stream.clientMessages(ticket), { signal: call.signal });
-    void stream.receiveAnswers(answers).finally(() => connection.close());
-    return stream;
-  }
-
   /** Calls under way go on; a later one connects again. */
   close(): void {
     this.#current?.connection.close();
@@ -177,13 +174,6 @@ export class PeerClient implements PeerCalls {
     const client = connection.client(peerDefinition, DEADLINES_MS);
     this.#current = { connection, client, material };
     return client;
-  }
-
-  #silent(method: string): RpcError {
-    return new RpcError(
-      'PEER_UNREACHABLE',
-      `The agent of ${this.#host} (${this.#target.address}) did not answer ${method} in time.`,
-    );
   }
 }
 

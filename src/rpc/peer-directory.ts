@@ -8,9 +8,9 @@ import type { Question } from '../migration/who-runs.js';
 import { plainText } from '../util/plain-text.js';
 import { Connection } from './connection.js';
 import { statementsFromWire } from './convert-ownership.js';
-import type { TlsSource } from './credentials.js';
 import { PeerClient } from './peer-client.js';
 import { PEER_CHANNEL_OPTIONS } from './settings.js';
+import type { TlsSource } from './tls-material.js';
 
 const ASK_LIMIT_MS = 3_000;
 /** Characters of what a peer says that its version is. */

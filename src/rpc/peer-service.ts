@@ -1,22 +1,21 @@
 import type { ServiceImplementation } from 'nice-grpc';
 import type { PeerHeader as WirePeerHeader } from '../gen/drover/v1/peer_service.js';
 import { NO_RECORD, type PeerHandler, type PeerHeader } from '../migration/peer.js';
-import { untilAborted, withTimeout } from '../util/linked-signal.js';
-import { diskServerToWire, launchSpecFromWire } from './convert-launch-spec.js';
+import { launchSpecFromWire } from './convert-launch-spec.js';
+import { transportFromWire } from './convert-migration.js';
 import {
   commitOutcomeToWire,
   headerFromWire,
+  ingressToWire,
   peerStateFromWire,
   peerStateToWire,
   voteToWire,
 } from './convert-peer.js';
+import { diskServerToWire, probeToWire, ramServerToWire } from './convert-places.js';
 import { RpcError } from './errors.js';
 import type { Caller } from './identity.js';
-import type { CallerContext, DroverContext } from './middleware.js';
-import type { peerDefinition, RamMessage } from './ram-codec.js';
-import { RamStream } from './ram-stream.js';
-
-const TICKET_LIMIT_MS = 10_000;
+import type { CallerContext } from './middleware.js';
+import type { peerDefinition } from './peer-definition.js';
 
 /** PeerService in front of the agent's half of each migration. */
 export function peerService(
@@ -29,14 +28,21 @@ export function peerService(
       const { journalId, features } = await handler.prepare(header, launchSpec).catch(ofThisSide);
       return { journalId, features: [...features] };
     },
-    async exportDisks({ header }, { caller }) {
-      return diskServerToWire(await handler.exportDisks(fromSource(header, caller)));
+    async probeData({ header }, { caller }) {
+      return probeToWire(await handler.probeData(fromSource(header, caller)));
     },
-    async acceptRam({ header }, { caller }) {
-      const { ticket } = await handler.acceptRam(fromSource(header, caller));
-      return { ticket };
+    async exportDisks({ header, transport }, { caller }) {
+      const asked = fromSource(header, caller);
+      return diskServerToWire(await handler.exportDisks(asked, transportFromWire(transport)));
     },
-    streamRam: (messages, context) => streamRam(handler, messages, context),
+    async acceptRam({ header, transport }, { caller }) {
+      const asked = fromSource(header, caller);
+      return ramServerToWire(await handler.acceptRam(asked, transportFromWire(transport)));
+    },
+    async shareIngress({ header, weight, wantRamTurn }, { caller }) {
+      const ask = { weight, wantRamTurn };
+      return ingressToWire(await handler.shareIngress(fromSource(header, caller), ask));
+    },
     async awaitLoaded({ header }, { caller, signal }) {
       return voteToWire(await handler.awaitLoaded(fromSource(header, caller), { signal }));
     },
@@ -77,46 +83,6 @@ function ofThisSide(error: unknown): never {
     side: 'destination',
     ...(hint === undefined ? {} : { hint }),
   });
-}
-
-async function* streamRam(
-  handler: PeerHandler,
-  messages: AsyncIterable<RamMessage>,
-  { caller, signal }: DroverContext,
-): AsyncGenerator<RamMessage, void, undefined> {
-  const arriving = messages[Symbol.asyncIterator]();
-  const ticket = await takeTicket(arriving, signal);
-  const stream = new RamStream();
-  const onAbort = () => stream.reset(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  if (signal.aborted) onAbort();
-  const handled = handler.streamRam(ticket, caller.name, stream, { signal });
-  // A handler that leaves the stream open, or fails, ends it. This does nothing to one that is
-  // complete.
-  void handled
-    .then(
-      () => new RpcError('INTERNAL', 'The stream of RAM was left before both halves had ended.'),
-    )
-    .catch((error: unknown) => error as Error)
-    .then((error) => stream.reset(error));
-  void stream.receiveRequests({ [Symbol.asyncIterator]: () => arriving });
-  try {
-    yield* stream.serverMessages();
-    await handled;
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
-}
-
-async function takeTicket(
-  messages: AsyncIterator<RamMessage>,
-  signal: AbortSignal,
-): Promise<string> {
-  const missing = () => new RpcError('REQUEST_INVALID', 'StreamRam must begin with a ticket.');
-  using limit = withTimeout(signal, TICKET_LIMIT_MS, missing);
-  const first = await untilAborted(messages.next(), limit.signal);
-  if (first.done || first.value.type !== 'ticket') throw missing();
-  return first.value.ticket;
 }
 
 /** The header of a call that only the source of the migration may make. */

@@ -2,15 +2,15 @@ import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { parseAddress } from '../util/address.js';
 import type { Reason } from '../util/reasons.js';
+import { RpcError } from './errors.js';
+import { TLS_NAME } from './identity.js';
 import {
   checkAgent,
   contextOptions,
   type ExpectedAgent,
   lifeOf,
   type TlsMaterial,
-} from './credentials.js';
-import { RpcError } from './errors.js';
-import { TLS_NAME } from './identity.js';
+} from './tls-material.js';
 
 /*
  * gRPC says no more of a connection that failed than a sentence. This asks again by itself, because
@@ -103,7 +103,11 @@ export function explainSocketFailure(path: string): Promise<RpcError> {
   });
 }
 
-function tlsProblem(
+/**
+ * What the failure of a connection says about the certificates of its two ends; undefined where it
+ * says nothing about them. `handshaken`: our side of the handshake had finished.
+ */
+export function tlsProblem(
   error: NodeJS.ErrnoException | undefined,
   agent: DialledAgent,
   handshaken: boolean,
@@ -132,7 +136,8 @@ function tlsProblem(
   return rejected(`${nameOf(agent)} has a certificate that is not accepted: ${code}.`);
 }
 
-function nameOf({ address, expected: { host } }: DialledAgent): string {
+/** An agent as the text of an error names it. */
+export function nameOf({ address, expected: { host } }: DialledAgent): string {
   return host === undefined ? `The agent at ${address}` : `The agent of ${host} (${address})`;
 }
 

@@ -11,17 +11,12 @@ import { type AuditLog, noAudit } from '../util/audit.js';
 import type { Log } from '../util/log.js';
 import { auditCalls } from './audit.js';
 import { limitCalls } from './call-limits.js';
-import {
-  type MutualTlsCredentials,
-  materialNow,
-  serverCredentials,
-  type TlsSource,
-} from './credentials.js';
+import { type MutualTlsCredentials, serverCredentials } from './credentials.js';
 import { domainService } from './domain-service.js';
 import { DoorGuard } from './door-guard.js';
 import { RpcError } from './errors.js';
 import { hostService } from './host-service.js';
-import { passCertificate, widenWindow } from './interceptors.js';
+import { passCertificate } from './interceptors.js';
 import { type ConnectionLimits, DEFAULT_CONNECTION_LIMITS } from './limits.js';
 import { openLocalDoor } from './local-door.js';
 import {
@@ -34,11 +29,12 @@ import {
   Terminator,
 } from './middleware.js';
 import { migrationService } from './migration-service.js';
+import { AWAIT_LOADED_PATH, HANDOVER_PATHS, peerDefinition } from './peer-definition.js';
 import { peerService } from './peer-service.js';
 import type { RpcPorts } from './ports.js';
-import { AWAIT_LOADED_PATH, HANDOVER_PATHS, peerDefinition, STREAM_RAM_PATH } from './ram-codec.js';
 import { reflection } from './reflection.js';
-import { RAM_WINDOW_BYTES, serverOptions } from './settings.js';
+import { serverOptions } from './settings.js';
+import { materialNow, type TlsSource } from './tls-material.js';
 
 /** What an agent serves, and where. */
 export interface RpcServerSettings {
@@ -80,8 +76,7 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
   const credentials = serverCredentials(material);
   const health = HealthState();
   const terminator = new Terminator(
-    ({ path, responseStream }) =>
-      path === AWAIT_LOADED_PATH || (responseStream && path !== STREAM_RAM_PATH),
+    ({ path, responseStream }) => path === AWAIT_LOADED_PATH || responseStream,
   );
   const open = (identify: ServerMiddleware<CallerContext>) =>
     serve(settings, identify, terminator, health);
@@ -142,11 +137,7 @@ function serve(
   const recorded = auditCalls(audit);
   const server = createServer({
     ...serverOptions(limits),
-    interceptors: [
-      widenWindow(new Set([STREAM_RAM_PATH]), RAM_WINDOW_BYTES, log),
-      limitCalls({ limits, audit, spared: HANDOVER_PATHS }),
-      passCertificate,
-    ],
+    interceptors: [limitCalls({ limits, audit, spared: HANDOVER_PATHS }), passCertificate],
   })
     .use(errorDetailsServerMiddleware)
     .use(answerErrors)

@@ -11,9 +11,6 @@ import {
  * The settings of gRPC, for servers and channels side by side because they must fit each other.
  */
 
-/** The receive window of a connection that carries RAM: what may be under way without an answer. */
-export const RAM_WINDOW_BYTES = 8 * 1024 * 1024;
-
 /** How long connecting may take, TLS and HTTP/2 included. */
 const CONNECT_LIMIT_MS = 5_000;
 
@@ -57,11 +54,4 @@ export const TLS_CHANNEL_OPTIONS: ChannelOptions = { 'grpc.ssl_target_name_overr
 /** For channels to other agents, which are trusted with no more than callers are. */
 export const PEER_CHANNEL_OPTIONS: ChannelOptions = {
   'grpc.max_receive_message_length': MESSAGE_LIMIT_BYTES,
-};
-
-/** For the channel of one StreamRam. Retries would keep what was sent until the first answer. */
-export const RAM_CHANNEL_OPTIONS: ChannelOptions = {
-  ...PEER_CHANNEL_OPTIONS,
-  'grpc-node.flow_control_window': RAM_WINDOW_BYTES,
-  'grpc.enable_retries': 0,
 };

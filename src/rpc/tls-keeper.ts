@@ -1,14 +1,14 @@
 import { statSync } from 'node:fs';
 import type { Log } from '../util/log.js';
+import { RpcError } from './errors.js';
+import { formatIdentity } from './identity.js';
 import {
   type CurrentTls,
   lifeOf,
   readTlsFiles,
   type TlsFiles,
   type TlsMaterial,
-} from './credentials.js';
-import { RpcError } from './errors.js';
-import { formatIdentity } from './identity.js';
+} from './tls-material.js';
 
 const POLL_MS = 5_000;
 const DAY_MS = 24 * 60 * 60 * 1000;

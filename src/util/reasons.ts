@@ -245,6 +245,12 @@ export const REASONS = {
     'The caller has reached a limit of this agent.',
     'Wait until what is under way has ended; the message names the limit. See docs/limits.md.',
   ),
+  DATA_UNREACHABLE: r(
+    'UNAVAILABLE',
+    true,
+    'Direct transport was asked for, and the source does not reach the data ports over there.',
+    'Let it reach all ports of the data range, or leave the choice to `auto`.',
+  ),
   MIRROR_FAILED: r(
     'ABORTED',
     true,

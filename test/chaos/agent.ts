@@ -2,10 +2,8 @@ import { startAgent } from '../../src/agent/agent.js';
 import { loadConfig } from '../../src/agent/config.js';
 import { createLogger } from '../../src/agent/logger.js';
 import { keepRescue } from '../../src/agent/rescue-keeper.js';
-import { Peers } from '../../src/mesh/peers.js';
 import { DetachedLauncher } from '../../src/process/detached-launcher.js';
-import { PeerClients } from '../../src/rpc/peer-directory.js';
-import { chaoticHandler, chaoticLauncher, chaoticPeers } from './decorators.js';
+import { chaoticHandler, chaoticLauncher, chaoticPeers, slowRam } from './decorators.js';
 import { Effects, sayReady } from './effects.js';
 import { chaoticFiles } from './journal-files.js';
 import type { AgentSetup, Order } from './protocol.js';
@@ -18,18 +16,18 @@ import type { AgentSetup, Order } from './protocol.js';
 const config = await loadConfig(process.argv[2] ?? '');
 const setup = JSON.parse(process.env['DROVER_CHAOS'] ?? '{}') as AgentSetup;
 const effects = new Effects();
-const ram = new PeerClients(new Peers(config.host, setup.ramPeers), config.tls);
 
 process.on('message', (order: Order) => effects.obey(order));
 // Without its driver it is of no use to anybody.
 process.on('disconnect', () => process.exit(1));
 
+slowRam(setup.ramBandwidth);
 const launcher = new DetachedLauncher();
 const log = createLogger({ host: config.host }, process.env);
 const agent = await startAgent(config, log, {
   launcher: chaoticLauncher(launcher, effects, setup.consoles),
   transcript: () => effects.transcript(),
-  peers: (directory) => chaoticPeers(directory, ram, effects),
+  peers: (directory) => chaoticPeers(directory, effects),
   handler: (handler) => chaoticHandler(handler, effects),
   journalFiles: chaoticFiles(effects),
   machine: { root: setup.root },

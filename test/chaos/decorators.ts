@@ -2,8 +2,10 @@ import { chownSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { PeerCalls, PeerDirectory, PeerHandler } from '../../src/migration/peer.js';
+import type { DataPlace } from '../../src/domain/launch-spec.js';
+import type { PeerDirectory, PeerHandler } from '../../src/migration/peer.js';
 import type { Launcher, LaunchRequest } from '../../src/process/launcher.js';
+import { QmpClient } from '../../src/qmp/client.js';
 import { RpcError } from '../../src/rpc/errors.js';
 import type { Effects } from './effects.js';
 import type { Action, DiskFault } from './protocol.js';
@@ -13,20 +15,15 @@ const GUEST_NICENESS = 10;
 type AnyCall = (...args: unknown[]) => Promise<unknown>;
 
 /**
- * Every call to another agent is an effect before it is made and after it has been answered. RAM
- * goes by `ram`, so that its way can be cut by itself, and disks by a port of the driver.
+ * Every call to another agent is an effect before it is made and after it has been answered. Disks
+ * and RAM go by ports of the driver, so that each way can be cut by itself.
  */
-export function chaoticPeers(
-  directory: PeerDirectory,
-  ram: PeerDirectory,
-  effects: Effects,
-): PeerDirectory {
+export function chaoticPeers(directory: PeerDirectory, effects: Effects): PeerDirectory {
   return {
     calls(host) {
       const calls = directory.calls(host);
-      const overRam = ram.calls(host);
       return wrapped(calls, (name, args) => {
-        const make = () => method(name === 'openRam' ? overRam : calls, name)(...args);
+        const make = () => method(calls, name)(...args);
         return call(host, name, args, make, effects);
       });
     },
@@ -47,9 +44,10 @@ async function call(
     throw error;
   });
   await suffer(effects.at(`${what} after`, described(answer)), async () => undefined, what);
-  if (name !== 'exportDisks') return answer;
-  const server = answer as Awaited<ReturnType<PeerCalls['exportDisks']>>;
-  return { ...server, port: server.port === 0 ? 0 : effects.route(host, server.port) };
+  const traffic = name === 'exportDisks' ? 'nbd' : name === 'acceptRam' ? 'ram' : undefined;
+  if (!traffic) return answer;
+  const place = answer as DataPlace;
+  return { ...place, port: place.port === 0 ? 0 : effects.route(host, place.port, traffic) };
 }
 
 async function suffer<T>(
@@ -93,6 +91,23 @@ export function chaoticHandler(handler: PeerHandler, effects: Effects): PeerHand
     effects.at(`${what} after`, described(answer));
     return answer;
   });
+}
+
+/**
+ * Lets every QEMU send RAM no faster than this, in bytes per second; 0 is no limit. The limit that a
+ * caller may set is for disks, too, which must not take as long.
+ */
+export function slowRam(bytesPerSecond: number): void {
+  if (bytesPerSecond === 0) return;
+  const client = QmpClient.prototype as unknown as { execute: AnyCall };
+  const { execute } = client;
+  client.execute = async function (this: QmpClient, command, args, ...rest) {
+    const limited = (args ?? {}) as { 'max-bandwidth'?: number };
+    const wanted = limited['max-bandwidth'];
+    if (wanted === undefined) return await execute.call(this, command, args, ...rest);
+    const slow = { ...limited, 'max-bandwidth': Math.min(wanted, bytesPerSecond) };
+    return await execute.call(this, command, slow, ...rest);
+  };
 }
 
 /**

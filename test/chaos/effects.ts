@@ -51,8 +51,8 @@ export class Effects {
   }
 
   /** The port of the driver that stands for a port of another host. */
-  route(host: string, port: number): number {
-    say({ type: 'route', host, port });
+  route(host: string, port: number, traffic: 'ram' | 'nbd'): number {
+    say({ type: 'route', host, port, traffic });
     return hear().port ?? port;
   }
 

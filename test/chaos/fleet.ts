@@ -7,6 +7,7 @@ import { stringify } from 'yaml';
 import type { AgentConfig } from '../../src/agent/config.js';
 import { DEFAULT_LIMITS } from '../../src/agent/limits.js';
 import { DomainSpec } from '../../src/gen/drover/v1/domain.js';
+import { DEFAULT_LINK } from '../../src/migration/traffic.js';
 import { createBootSectorImage } from '../support/blocks.js';
 import { makeTestCertificates, type TestCertificates } from '../support/certificates.js';
 import { freePorts } from '../support/free-ports.js';
@@ -29,6 +30,8 @@ export interface FleetSetup {
   readonly diskMib: number;
   /** How much of each disk is data that must be copied; the rest reads as zeros. */
   readonly dataMib?: number;
+  /** The most that RAM is sent with, in bytes per second; absent: as fast as it goes. */
+  readonly ramBandwidth?: number;
 }
 
 /** Every fleet that has been begun and not yet ended, for a process that ends at once. */
@@ -155,7 +158,7 @@ export class ChaosFleet implements AsyncDisposable {
     const operator = await this.#certificates.operator('chaos');
     for (const [index, name] of HOSTS.entries()) {
       for (const traffic of ['control', 'ram', 'nbd'] as const) {
-        // From this host to the other's agent; the target of disks is told later.
+        // From this host to the other's agent; the target of disks and RAM is told later.
         const way = await Way.open(ports[1 - index] ?? 0);
         this.#ways.set(`${name} ${traffic}`, way);
       }
@@ -167,39 +170,37 @@ export class ChaosFleet implements AsyncDisposable {
       await mkdir(consoles, { recursive: true });
       await mkdir(join(home, 'pool', 'images'), { recursive: true });
       const address = `127.0.0.1:${ports[index]}`;
-      const peer = (traffic: Traffic) => ({
-        name: other,
-        address: `127.0.0.1:${this.way(name, traffic).port}`,
-      });
+      const peer = { name: other, address: `127.0.0.1:${this.way(name, 'control').port}` };
       const config: AgentConfig = {
         host: name,
         listen: { address, unix: join(home, 'drover.sock') },
         tls: await this.#certificates.host(name),
         directories: { state: join(home, 'state'), run: join(home, 'run') },
         limits: DEFAULT_LIMITS,
-        data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 } },
+        link: DEFAULT_LINK,
+        data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 }, streamPort: 0 },
         qemu: { uids: { first: 400_000, last: 465_535 } },
         pools: [{ name: 'default', path: join(home, 'pool'), shared: false }],
         kernels: [],
         networks: { bridges: [], user: false },
-        peers: [peer('control')],
+        peers: [peer],
       };
       const configFile = join(home, 'agent.yaml');
-      const data = { address: '127.0.0.1', ports: '49500-49599' };
+      const data = { address: '127.0.0.1', ports: '49500-49599', stream_port: 0 };
       // What has the value of the default anyway.
-      const file = { ...config, limits: undefined, qemu: undefined, data };
+      const file = { ...config, limits: undefined, link: undefined, qemu: undefined, data };
       await writeFile(configFile, stringify(file));
       const host = new ChaosHost({
         config,
         configFile,
-        setup: { consoles, ramPeers: [peer('ram')] },
+        setup: { consoles, ramBandwidth: this.setup.ramBandwidth ?? 0 },
         operator,
         program: this.setup.program,
         home,
         onEffect: (effect) => this.onEffect(effect),
         onLabel: (...label) => this.onLabel(...label),
-        route: (_, port) => {
-          const way = this.way(name, 'nbd');
+        route: (traffic, port) => {
+          const way = this.way(name, traffic);
           way.target = port;
           return way.port;
         },

@@ -39,8 +39,8 @@ export interface HostParts {
   onEffect(effect: Effect): void;
   /** Hears the labels of a trace: events and records of the handover, and ends of the agent. */
   onLabel(host: string, migrationId: string, label: string): void;
-  /** Answers at which port of the driver the port of another host is reached from here. */
-  route(to: string, port: number): number;
+  /** Answers at which port of the driver that of the other host is reached from here. */
+  route(traffic: 'ram' | 'nbd', port: number): number;
 }
 
 /** One host: its agent as a process of its own, and whatever processes belong to it. */
@@ -217,7 +217,7 @@ export class ChaosHost {
         this.#orders.delete(note.id);
         break;
       case 'route':
-        this.#answer({ port: this.parts.route(note.host, note.port) });
+        this.#answer({ port: this.parts.route(note.traffic, note.port) });
         break;
       case 'label':
         this.parts.onLabel(this.name, note.migrationId, note.label);

@@ -34,7 +34,8 @@ const BEGINNINGS: readonly (readonly [id: string, phase: PointPhase])[] = [
 ];
 
 /** Asked until something is so, or from time to time: how often depends on how fast things are. */
-const UNSTEADY = /qmp (query-block-jobs|query-migrate|query-jobs)|query-migration|event BLOCK_JOB/;
+const UNSTEADY =
+  /qmp (query-block-jobs|query-migrate|query-jobs|block-job-set-speed)|query-migration|share-ingress|event BLOCK_JOB/;
 
 /** The points that all of these runs have, in the order of the last. */
 export function pointsOf(runs: readonly (readonly Effect[])[], source: string): Point[] {

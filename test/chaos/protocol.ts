@@ -69,7 +69,12 @@ export type Note =
   /** An event or a record of the handover, as in the model. */
   | { readonly type: 'label'; readonly migrationId: string; readonly label: string }
   /** Asks at which port of the driver this port of `host` can be reached. Waits for the answer. */
-  | { readonly type: 'route'; readonly host: string; readonly port: number };
+  | {
+      readonly type: 'route';
+      readonly host: string;
+      readonly port: number;
+      readonly traffic: 'ram' | 'nbd';
+    };
 
 /** The answer to a hold or to a route. */
 export interface Answer {
@@ -82,6 +87,6 @@ export interface AgentSetup {
   readonly root: string;
   /** The folder for the consoles of all QEMUs of this host. */
   readonly consoles: string;
-  /** Addresses at which the RAM streams of the peers are reached, by host. */
-  readonly ramPeers: readonly { readonly name: string; readonly address: string }[];
+  /** The most that RAM is sent with, in bytes per second, whatever the agent says; 0 is no limit. */
+  readonly ramBandwidth: number;
 }

@@ -78,6 +78,10 @@ export interface Outcome {
   readonly diskBytes: number;
   /** How many mirror jobs were started. */
   readonly mirrors: number;
+  /** Of the first run's RAM. */
+  readonly ramBytes: number;
+  /** How often QEMU was told to send RAM. */
+  readonly sends: number;
   readonly totalMs: number;
   /** How often the guest moved or was to move. */
   readonly migrations: number;
@@ -137,6 +141,8 @@ export class Stage implements AsyncDisposable {
     const violations = this.book.read();
     const disks = fleet.way(source, 'nbd');
     const bytesBefore = disks.bytesForth;
+    const ram = fleet.way(source, 'ram');
+    const ramBefore = ram.bytesForth;
     const rescues = this.#rescues;
     const struck = await this.#reached(cell, strike);
     const settled = new AbortController();
@@ -155,8 +161,12 @@ export class Stage implements AsyncDisposable {
     const { found } = end;
     const rescued = this.#rescues > rescues;
     const { migration } = found;
-    const mirrors = this.effects.filter(({ name }) => name === 'qmp blockdev-mirror before').length;
+    const count = (command: string) =>
+      this.effects.filter(({ name }) => name === `qmp ${command} before`).length;
+    const mirrors = count('blockdev-mirror');
+    const sends = count('migrate');
     const diskBytes = disks.bytesForth - bytesBefore;
+    const ramBytes = ram.bytesForth - ramBefore;
     violations.push(...(await judge(this, found, source, struck ? fault : undefined)));
     if (!struck && !migration) violations.push(`it did not start: ${this.#problem}`);
     let migrations = 1;
@@ -180,6 +190,8 @@ export class Stage implements AsyncDisposable {
       rescued,
       diskBytes,
       mirrors,
+      ramBytes,
+      sends,
       migrations,
       violations,
     };

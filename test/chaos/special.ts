@@ -9,15 +9,21 @@ const MIB = 1024 ** 2;
 const MIRROR_DATA_MIB = 96;
 /** Makes the copying of that take about three seconds. */
 const MIRROR_BANDWIDTH = 32 * MIB;
-/** The guest has little RAM that is not zeros, so it is sent slowly. */
-const RAM_BANDWIDTH = MIB;
-const RAM_BYTES = MIB;
+/**
+ * The guest has little RAM that is not zeros, so it is sent slowly: an agent takes two or three
+ * seconds to start again, and of a real guest no more than a small part is sent in that time.
+ */
+const RAM_BANDWIDTH = 52_000;
+const RAM_BYTES = MIB / 2;
+/** Later than that, the rest would be sent before the agent is there again. */
+const LAST_PART = 0.6;
 
 /** Kills of agents, counted by themselves because there is a figure that each must reach. */
 export type Special = 'kill-mirror' | 'kill-precopy' | 'kill-window';
 
 /** What the hosts of a special run are to be like. */
 export function specialSetup(special: Special, setup: FleetSetup): FleetSetup {
+  if (special === 'kill-precopy') return { ...setup, ramBandwidth: RAM_BANDWIDTH };
   if (special !== 'kill-mirror') return setup;
   return { ...setup, diskMib: MIRROR_DATA_MIB + 8, dataMib: MIRROR_DATA_MIB };
 }
@@ -39,7 +45,7 @@ export function specialCells(
     const [traffic, bytes, maxBandwidth] =
       special === 'kill-mirror'
         ? (['nbd', MIRROR_DATA_MIB * MIB, MIRROR_BANDWIDTH] as const)
-        : (['ram', RAM_BYTES, RAM_BANDWIDTH] as const);
+        : (['ram', LAST_PART * RAM_BYTES, 0] as const);
     const after = { traffic, bytes: Math.round(part * bytes) };
     return { point: undefined, fault, seed: own, after, maxBandwidth };
   });

@@ -107,6 +107,8 @@ function broken(error: Error, startMs: number): Outcome {
     guestMs: -1,
     rescued: false,
     diskBytes: 0,
+    ramBytes: 0,
+    sends: 0,
     mirrors: 0,
     totalMs: Math.round(performance.now() - startMs),
     migrations: 1,

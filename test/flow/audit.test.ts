@@ -51,10 +51,9 @@ describe('what a host puts on record', () => {
     ]);
     const there = await recorded('beta', { caller: 'host/alpha', subject: migrationId });
     const steps = there.map(({ action }) => action.replace('/drover.v1.PeerService/', ''));
-    expect(steps.toReversed().slice(0, 3)).toEqual(['Prepare', 'ExportDisks', 'AcceptRam']);
-    expect(new Set(steps)).toEqual(
-      new Set(['Prepare', 'ExportDisks', 'AcceptRam', 'AwaitLoaded', 'Commit', 'SourceGone']),
-    );
+    const begin = ['Prepare', 'ProbeData', 'ExportDisks', 'AcceptRam'];
+    expect(steps.toReversed().slice(0, 4)).toEqual(begin);
+    expect(new Set(steps)).toEqual(new Set([...begin, 'AwaitLoaded', 'Commit', 'SourceGone']));
     expect(new Set(there.map(({ reason }) => reason))).toEqual(new Set(['OK']));
   });
 

@@ -1,5 +1,6 @@
 import { copyFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Transport } from '../../src/channel/types.js';
 import { Migration_State } from '../../src/gen/drover/v1/migration.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
 import { connectAgent } from '../../src/rpc/client.js';
@@ -22,10 +23,10 @@ describe('a migration while the certificates of both hosts change', () => {
       new Proxy(handler, {
         get(target, name: keyof PeerHandler) {
           if (name !== 'exportDisks') return target[name].bind(target);
-          return async (header: PeerHeader) => {
+          return async (header: PeerHeader, transport: Transport) => {
             gate.reached.resolve();
             await gate.go.promise;
-            return await target.exportDisks(header);
+            return await target.exportDisks(header, transport);
           };
         },
       });

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Migration } from '../../src/migration/migration.js';
 import { NO_RECORD } from '../../src/migration/peer.js';
 import { connectAgent } from '../../src/rpc/client.js';
-import type { TlsFiles } from '../../src/rpc/credentials.js';
+import type { TlsFiles } from '../../src/rpc/tls-material.js';
 import { type Deferred, deferred } from '../../src/util/deferred.js';
 import { CertificateStage, lists, place, TAKEN } from '../support/certificate-stage.js';
 import type { CertificateFiles } from '../support/certificates.js';

@@ -63,6 +63,7 @@ describe('drover migrate', () => {
       `web1 is on its way to host-b: migration ${ID}.\nFollow it with \`drover watch ${ID}\`.\n`,
     );
     const limits = ['--downtime-limit', '100ms', '--max-bandwidth', '100MiB/s', '--id', ID];
+    limits.push('--weight', '40');
     const { json } = await cli([
       'migrate',
       'web1',
@@ -74,8 +75,9 @@ describe('drover migrate', () => {
     ]);
     expect(json()).toMatchObject([{ migration: { migration_id: ID, state: 'STATE_RUNNING' } }]);
     const common = { domain: 'web1', destinationHost: 'host-b' };
-    const nothing = { migrationId: '', downtimeLimitMs: 0, maxBandwidthBytesPerS: 0 };
-    const all = { migrationId: ID, downtimeLimitMs: 100, maxBandwidthBytesPerS: 100 * 1024 ** 2 };
+    const nothing = { migrationId: '', downtimeLimitMs: 0, maxBandwidthBytesPerS: 0, weight: 0 };
+    const maxBandwidthBytesPerS = 100 * 1024 ** 2;
+    const all = { migrationId: ID, downtimeLimitMs: 100, maxBandwidthBytesPerS, weight: 40 };
     expect(requests).toMatchObject([
       { ...common, ...nothing },
       { ...common, ...all },
@@ -89,6 +91,9 @@ describe('drover migrate', () => {
     [['--max-bandwidth', '100MiB']],
     [['--max-bandwidth', '1Gb/s']],
     [['--max-bandwidth', '0/s']],
+    [['--weight', '0']],
+    [['--weight', '101']],
+    [['--weight', 'much']],
     [['--id', 'first']],
     [['--nonsense']],
     [['third']],

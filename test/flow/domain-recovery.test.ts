@@ -83,11 +83,11 @@ afterEach(async () => {
 describe("a domain on its way in, after its agent's end,", () => {
   it('waits as before: the same exports, and its mirrors go on to the end', async () => {
     await (await (await run()).prepare()).mirror();
-    const before = await move.incoming.exportDisks({ signal });
+    const before = await move.incoming.exportDisks({ signal, transport: 'direct' });
     const incoming = await recoverThere();
     expect(await incoming.observe({ signal })).toBe('waiting');
     expect(incoming.mayHaveRun).toBe(false);
-    expect(await incoming.exportDisks({ signal })).toEqual(before);
+    expect(await incoming.exportDisks({ signal, transport: 'direct' })).toEqual(before);
     await move.finish();
     await expectArrived();
     expect(sent(there, 'nbd-server-start')).toHaveLength(1);
@@ -125,7 +125,7 @@ describe("a domain on its way in, after its agent's end,", () => {
 
   it('takes the RAM that was prepared for, as long as no byte of it has come', async () => {
     await (await (await run()).prepare()).mirror();
-    await move.incoming.acceptRam({ signal });
+    await move.incoming.acceptRam({ signal, transport: 'direct' });
     const incoming = await recoverThere();
     expect(await incoming.observe({ signal })).toBe('waiting');
     await move.finish();
@@ -133,9 +133,35 @@ describe("a domain on its way in, after its agent's end,", () => {
     expect(sent(there, 'migrate-incoming')).toHaveLength(1);
   });
 
-  it('is of no use once RAM has begun to come, and goes without a trace', async () => {
+  it('goes on taking RAM that comes from QEMU to QEMU', async () => {
+    await (await (await (await run()).prepare()).mirror()).sendRam();
+    await move.ram.sentOnce({ signal });
+    const incoming = await recoverThere();
+    expect(await incoming.observe({ signal })).toBe('waiting');
+    const again = await incoming.acceptRam({ signal, transport: 'direct' });
+    expect(again.psk).toHaveLength(32);
+    move.loading = incoming.loaded({ signal });
+    await move.ram.allowPause();
+    await (await (await move.switchover()).settle()).complete();
+    await (await move.load()).handOver();
+    await expectArrived();
+    expect(sent(there, 'migrate-incoming')).toHaveLength(1);
+  });
+
+  it('waits for the QEMU of its source where it did before, with the same key', async () => {
+    await (await (await run()).prepare()).mirror();
+    const before = await move.incoming.acceptRam({ signal, transport: 'direct' });
+    const incoming = await recoverThere();
+    expect(await incoming.acceptRam({ signal, transport: 'direct' })).toEqual(before);
+    await move.finish();
+    await expectArrived();
+  });
+
+  it('is of no use once RAM has begun to come through it, and goes without a trace', async () => {
     const nics = [{ id: 'a', type: 'tap', bridge: 'br0' }];
-    await (await (await (await run({ nics })).prepare()).mirror()).precopy();
+    await (await run({ nics })).prepare();
+    move.transport = 'stream';
+    await (await move.mirror()).precopy();
     await move.switchover();
     expect(there.taps.size).toBe(1);
     const incoming = await recoverThere();
@@ -167,8 +193,8 @@ describe("a domain on its way in, after its agent's end,", () => {
         allocatedBytes: { root: expect.any(Number) },
       });
       expect(there.launcher.alive[0]?.exports.size).toBe(0);
-      expect(there.launcher.alive[0]?.objects.list()).toEqual([]);
       await move.handOver();
+      await expect.poll(() => there.launcher.alive[0]?.objects.list()).toEqual([]);
       await expectArrived();
     },
   );
@@ -311,13 +337,27 @@ describe("a domain that was leaving, after its agent's end,", () => {
     await (await (await run()).prepare()).mirror();
     const leaving = await recoverHere();
     expect(await leaving.observe({ signal })).toEqual({ qemu: 'running', mirrored: true });
-    Object.assign(move.limits, { maxBandwidth: 64 * MIB });
     await move.mirror();
     expect(await move.mirrors.progress()).toMatchObject([{ diskId: 'root', ready: true }]);
     await move.finish();
     await expectArrived();
     expect(sent(here, 'blockdev-mirror')).toHaveLength(1);
-    expect(sent(here, 'block-job-set-speed').map(({ args }) => args['speed'])).toEqual([64 * MIB]);
+  });
+
+  it('goes on with a mirror that still copies, as fast as it may now', async () => {
+    await (await run()).prepare();
+    const { signal: limit, transport, domain, incoming } = move;
+    const server = await incoming.exportDisks({ signal: limit, transport });
+    const slow = { ...move.limits, maxBandwidth: 64 * 1024 };
+    await domain.mirror(move.launchSpec.disks, server, slow, { signal: limit, fresh: true });
+    await recoverHere();
+    Object.assign(move.limits, { maxBandwidth: 64 * MIB });
+    await move.mirror();
+    await move.finish();
+    await expectArrived();
+    expect(sent(here, 'blockdev-mirror')).toHaveLength(1);
+    const speeds = sent(here, 'block-job-set-speed').map(({ args }) => args['speed']);
+    expect(speeds).toContain(64 * MIB);
   });
 
   it('makes the mirrors that are missing anew, and keeps the others with their key', async () => {

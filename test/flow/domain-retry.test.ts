@@ -83,7 +83,9 @@ describe('RAM that is sent once more', () => {
     await breakOff();
     await (await (await move.precopy(2)).switchover()).giveRamUp();
     await written(here);
-    await expect(move.incoming.acceptRam({ signal, attempt: 1 })).rejects.toMatchObject({
+    await expect(
+      move.incoming.acceptRam({ signal, transport: 'direct', attempt: 1 }),
+    ).rejects.toMatchObject({
       reason: 'RAM_FAILED',
     });
     await move.finish(3);
@@ -106,7 +108,9 @@ describe('RAM that is sent once more', () => {
     move = new SteppedMove(here, there);
     await (await (await move.prepare()).mirror()).precopy();
     await (await (await (await move.switchover()).settle()).complete()).load();
-    await expect(move.incoming.acceptRam({ signal, attempt: 2 })).rejects.toMatchObject({
+    await expect(
+      move.incoming.acceptRam({ signal, transport: 'direct', attempt: 2 }),
+    ).rejects.toMatchObject({
       reason: 'RAM_FAILED',
     });
     await move.handOver();
@@ -139,7 +143,8 @@ describe('RAM that is sent once more', () => {
     ['once it is loaded', 'loaded'],
   ] as const)("that the agent's end finds %s is %s", async (when, state) => {
     await breakOff();
-    if (when === 'before it has come') await move.incoming.acceptRam({ signal, attempt: 2 });
+    if (when === 'before it has come')
+      await move.incoming.acceptRam({ signal, transport: 'direct', attempt: 2 });
     else await (await move.precopy(2)).switchover();
     if (state === 'loaded') await (await (await move.settle()).complete()).load();
     else move.cut();

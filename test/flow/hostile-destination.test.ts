@@ -2,8 +2,8 @@ import { readdir, stat } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { DiskServerAddress } from '../../src/domain/launch-spec.js';
-import type { Migration } from '../../src/gen/drover/v1/migration.js';
+import type { DiskServerAddress, RamServerAddress } from '../../src/domain/launch-spec.js';
+import { type Migration, Migration_Transport } from '../../src/gen/drover/v1/migration.js';
 import type { PeerHandler } from '../../src/migration/peer.js';
 import { fakeHeader, patiently, peersOf } from '../support/fake-agent.js';
 import { FakeFleet } from '../support/fake-fleet.js';
@@ -85,15 +85,21 @@ describe('a destination that lies about its disks', () => {
     ['half a key', { psk: new Uint8Array(16) }],
     ['a long key', { psk: new Uint8Array(1024) }],
     ['no exports', { exports: [] }],
-    ['a disk that the domain has not', { exports: [{ diskId: 'boot', exportName: 'x' }] }],
-    ['a path for an export', { exports: [{ diskId: 'root', exportName: '../../etc/passwd' }] }],
+    [
+      'a disk that the domain has not',
+      { exports: [{ diskId: 'boot', exportName: 'x', ticket: '' }] },
+    ],
+    [
+      'a path for an export',
+      { exports: [{ diskId: 'root', exportName: '../../etc/passwd', ticket: '' }] },
+    ],
     ['thousands of exports', { exports: many(5_000) }],
   ];
 
   it('gets nothing of them, and the guest stays', async () => {
     let change: Partial<DiskServerAddress> = {};
     const stage = await start((handler) => ({
-      exportDisks: async (header) => ({ ...(await handler.exportDisks(header)), ...change }),
+      exportDisks: async (...args) => ({ ...(await handler.exportDisks(...args)), ...change }),
     }));
     const reasons: string[] = [];
     let last: Migration | undefined;
@@ -120,7 +126,7 @@ describe('a destination that lies about its disks', () => {
     await new Promise<void>((resolve) => victim.listen(0, '127.0.0.1', resolve));
     const { port } = victim.address() as { port: number };
     const stage = await start((handler) => ({
-      exportDisks: async (header) => ({ ...(await handler.exportDisks(header)), port }),
+      exportDisks: async (...args) => ({ ...(await handler.exportDisks(...args)), port }),
     }));
     const failed = await migrate(stage.hosts.host('alpha'), 'web', 'beta');
     victim.close();
@@ -131,18 +137,34 @@ describe('a destination that lies about its disks', () => {
 });
 
 describe('a destination that lies about RAM', () => {
+  const lies: readonly [string, Partial<RamServerAddress>][] = [
+    ['port 0', { port: 0 }],
+    ['a path', { address: 'unix:/run/drover/drover.sock' }],
+    ['an option for the name of the key', { pskIdentity: 'x,dir=/etc' }],
+    ['half a key', { psk: new Uint8Array(16) }],
+    ['a key that it never made', { psk: new Uint8Array(32) }],
+    ['no ticket', { ticket: '' }],
+    ['a ticket that it never made', { ticket: 'A'.repeat(43) }],
+    ['a port where nobody listens', { port: 1 }],
+  ];
+  it.each(lies)('ends the migration with a reason: %s', async (_what, lie) => {
+    const stage = await start((handler) => ({
+      acceptRam: async (...args) => ({ ...(await handler.acceptRam(...args)), ...lie }),
+    }));
+    await expectKept(stage, await migrate(stage.hosts.host('alpha'), 'web', 'beta'));
+  });
+
   it.each([
     ['a ticket of three megabytes', LONG],
     ['no ticket', ''],
-    ['a ticket that it never made', 'AAAA'],
-  ])('ends the migration with a reason: %s', async (_what, ticket) => {
+    ['a ticket that it never made', 'A'.repeat(43)],
+  ])('ends a migration by stream with a reason: %s', async (_what, ticket) => {
     const stage = await start((handler) => ({
-      acceptRam: async (header) => {
-        await handler.acceptRam(header);
-        return { ticket };
-      },
+      acceptRam: async (...args) => ({ ...(await handler.acceptRam(...args)), ticket }),
     }));
-    await expectKept(stage, await migrate(stage.hosts.host('alpha'), 'web', 'beta'));
+    const wishes = { transport: Migration_Transport.STREAM };
+    const alpha = stage.hosts.host('alpha');
+    await expectKept(stage, await migrate(alpha, 'web', 'beta', () => undefined, wishes));
   });
 });
 
@@ -175,11 +197,6 @@ describe('a destination that lies about what it has', () => {
         journalId,
         allocatedBytes: { root: 1, data: 1, ['__proto__']: 1 },
       }),
-      streamRam: async (_ticket, _caller, stream) => {
-        // The bytes go nowhere.
-        for await (const _chunk of stream.incoming);
-        await stream.end();
-      },
     }));
     const failed = await migrate(stage.hosts.host('alpha'), 'web', 'beta');
     const { qemus } = stage.hosts.launcher('beta');
@@ -285,5 +302,9 @@ async function bytesOfJournals({ fleet }: FakeFleet): Promise<number> {
 }
 
 function many(count: number) {
-  return Array.from({ length: count }, (_, i) => ({ diskId: `d${i}`, exportName: `e${i}` }));
+  return Array.from({ length: count }, (_, i) => ({
+    diskId: `d${i}`,
+    exportName: `e${i}`,
+    ticket: '',
+  }));
 }

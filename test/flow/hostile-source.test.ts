@@ -138,10 +138,10 @@ describe('a source that keeps to no order', () => {
     const early = await stage.prepare();
     expect(await stage.calls.commit(early, guest, wait)).toMatchObject({ outcome: 'REFUSED' });
     const exported = await stage.prepare();
-    await stage.calls.exportDisks(exported, wait);
+    await stage.calls.exportDisks(exported, 'direct', wait);
     expect(await stage.calls.commit(exported, guest, wait)).toMatchObject({ outcome: 'REFUSED' });
     const accepted = await stage.prepare();
-    await stage.calls.acceptRam(accepted, wait);
+    await stage.calls.acceptRam(accepted, 'direct', wait);
     expect(await stage.calls.commit(accepted, guest, wait)).toMatchObject({ outcome: 'REFUSED' });
     const uuids = [early, exported, accepted].map(({ domainUuid }) => domainUuid);
     const started = stage.hosts.launcher('beta').qemus.filter(({ uuid }) => uuids.includes(uuid));
@@ -158,12 +158,14 @@ describe('a source that keeps to no order', () => {
     const preparing = stage.calls.prepare(header, launchSpec, wait);
     const all = await Promise.allSettled([
       preparing,
-      stage.calls.exportDisks(header, wait),
-      stage.calls.acceptRam(header, wait),
+      stage.calls.exportDisks(header, 'direct', wait),
+      stage.calls.probeData(header, wait),
+      stage.calls.acceptRam(header, 'stream', wait),
+      stage.calls.shareIngress(header, { weight: 2 ** 32 - 1, wantRamTurn: true }, wait),
       stage.calls.awaitLoaded(header, wait),
       stage.calls.commit(header, { paused: false }, wait),
       stage.calls.sourceGone(header, wait),
-      stage.calls.acceptRam({ ...header, attempt: 2 }, wait),
+      stage.calls.acceptRam({ ...header, attempt: 2 }, 'direct', wait),
       stage.calls.abort(header, wait),
     ]);
     const reasons = all.map((one) => (one.status === 'rejected' ? one.reason.reason : 'OK'));

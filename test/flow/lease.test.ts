@@ -1,4 +1,5 @@
 import { describe, expect, it, onTestFinished } from 'vitest';
+import type { Transport } from '../../src/channel/types.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
 import { deferred } from '../../src/util/deferred.js';
 import { FakeFleet } from '../support/fake-fleet.js';
@@ -49,10 +50,10 @@ function held(
   return new Proxy(handler, {
     get(target, name: keyof PeerHandler) {
       if (name !== 'exportDisks') return target[name].bind(target);
-      return async (header: PeerHeader) => {
+      return async (header: PeerHeader, transport: Transport) => {
         gate.reached.resolve();
         await gate.go.promise;
-        return await target.exportDisks(header);
+        return await target.exportDisks(header, transport);
       };
     },
   });

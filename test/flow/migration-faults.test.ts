@@ -209,6 +209,7 @@ describe('what cannot be moved', () => {
     [{ domain: '', destinationHost: 'beta' }, 'REQUEST_INVALID'],
     [{ domain: 'web', destinationHost: 'beta', migrationId: 'x' }, 'REQUEST_INVALID'],
     [{ domain: 'web', destinationHost: 'beta', downtimeLimitMs: 60_001 }, 'REQUEST_INVALID'],
+    [{ domain: 'web', destinationHost: 'beta', weight: 101 }, 'REQUEST_INVALID'],
   ] as const)('%j is refused with %s', async (request, reason) => {
     await hosts.run('alpha', 'web');
     await expect(

@@ -18,7 +18,7 @@ const MOMENTS: readonly Moment[] = [
   { waitingFor: 'Prepare', command: 'query-uuid', outcome: 'stays' },
   { waitingFor: 'ExportDisks', command: 'nbd-server-start', outcome: 'moves' },
   { waitingFor: 'AcceptRam', command: 'migrate-incoming', outcome: 'moves' },
-  { waitingFor: 'AwaitLoaded', command: 'nbd-server-stop', outcome: 'stays' },
+  { waitingFor: 'AwaitLoaded', command: 'nbd-server-stop', outcome: 'moves' },
   // It is asked for until it is answered.
   { waitingFor: 'Commit', command: 'cont', outcome: 'moves' },
 ];
@@ -92,8 +92,9 @@ describe('when the link between the agents fails while the source waits for an a
   });
 
   it('the RAM stream, while the guest runs: it is sent again, into another QEMU', async () => {
-    const cut = () => link.cut();
-    hosts.launcher('alpha').faults.add({ at: { command: 'migrate' }, when: 'after', action: cut });
+    const at = { event: 'MIGRATION', status: 'active' };
+    const cut: FaultAction = (qemu) => qemu.breakRam();
+    hosts.launcher('alpha').faults.add({ at, when: 'after', action: cut });
     const ended = await migrate(hosts.host('alpha'), guest.name, 'beta');
     await guest.expect('moves', ended);
     const log = hosts.host('alpha').log.join('');

@@ -17,9 +17,13 @@ describe('the order of a switchover', () => {
   afterEach(() => hosts[Symbol.asyncDispose]());
 
   /** What is so at the moment when QEMU of a host is told something. */
-  const seenAt = async <T>(host: string, command: string, look: () => T): Promise<T> => {
+  const seenAt = async <T>(
+    host: string,
+    at: { command: string } | { event: string },
+    look: () => T,
+  ): Promise<T> => {
     const seen: T[] = [];
-    hosts.launcher(host).faults.add({ at: { command }, action: () => void seen.push(look()) });
+    hosts.launcher(host).faults.add({ at, action: () => void seen.push(look()) });
     const { failure } = await migrate(hosts.host('alpha'), guest.name, 'beta');
     expect(failure).toBeUndefined();
     expect(seen).toHaveLength(1);
@@ -34,8 +38,8 @@ describe('the order of a switchover', () => {
     return parseLog(readFileSync(join(folder, file))).records.at(-1)?.['record'];
   };
 
-  it('makes every mirror active before RAM is sent', async () => {
-    const jobs = await seenAt('alpha', 'migrate', () =>
+  it('makes every mirror active before the guest is paused', async () => {
+    const jobs = await seenAt('alpha', { event: 'STOP' }, () =>
       [...guest.source.jobs.values()].map(({ activelySynced }) => activelySynced),
     );
     expect(jobs).toEqual([true, true]);
@@ -43,7 +47,7 @@ describe('the order of a switchover', () => {
 
   it('lets go of every mirror, node and key before the last RAM is sent', async () => {
     const { source } = guest;
-    const left = await seenAt('alpha', 'migrate-continue', () => ({
+    const left = await seenAt('alpha', { command: 'migrate-continue' }, () => ({
       jobs: [...source.jobs.keys()],
       targets: [...source.graph.nodes.keys()].filter((name) => name.startsWith('target-')),
       state: source.runState,
@@ -64,7 +68,7 @@ describe('the order of a switchover', () => {
   });
 
   it('runs the guest only when both sides have written who has it, and nobody else can write', async () => {
-    const now = await seenAt('beta', 'cont', () => {
+    const now = await seenAt('beta', { command: 'cont' }, () => {
       const [incoming] = hosts.launcher('beta').alive;
       return {
         source: guest.source.runState,
@@ -84,6 +88,6 @@ describe('the order of a switchover', () => {
   });
 
   it('keeps the source until the destination has answered, and its images until the last', async () => {
-    expect(await seenAt('alpha', 'quit', () => written('alpha'))).toBe('DONE');
+    expect(await seenAt('alpha', { command: 'quit' }, () => written('alpha'))).toBe('DONE');
   });
 });

@@ -23,8 +23,10 @@ async function expectAllDenied(header: PeerHeader, launchSpec: LaunchSpec): Prom
     const elsewhere = { ...header, sourceHost: 'host-c', destinationHost: 'host-z' };
     const attempts: Record<string, () => Promise<unknown>> = {
       prepare: () => calls.prepare(from, launchSpec, wait),
-      exportDisks: () => calls.exportDisks(from, wait),
-      acceptRam: () => calls.acceptRam(from, wait),
+      probeData: () => calls.probeData(from, wait),
+      exportDisks: () => calls.exportDisks(from, 'direct', wait),
+      acceptRam: () => calls.acceptRam(from, 'direct', wait),
+      shareIngress: () => calls.shareIngress(from, { weight: 100, wantRamTurn: true }, wait),
       awaitLoaded: () => calls.awaitLoaded(from, wait),
       commit: () => calls.commit(from, { paused: false }, wait),
       revoke: () => calls.revoke(from, wait),

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { PeerHandler } from '../../src/migration/peer.js';
 import { NO_RECORD } from '../../src/migration/peer.js';
-import { readTlsFiles, type TlsMaterial } from '../../src/rpc/credentials.js';
 import { TlsKeeper } from '../../src/rpc/tls-keeper.js';
+import { readTlsFiles, type TlsMaterial } from '../../src/rpc/tls-material.js';
 import {
   type CertificateFiles,
   identityUri,

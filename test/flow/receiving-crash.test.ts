@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeFleet } from '../support/fake-fleet.js';
-import type { FaultPoint } from '../support/fake-qemu/faults.js';
+import type { FaultAction, FaultPoint } from '../support/fake-qemu/faults.js';
 import { die, refuse } from '../support/fake-qemu.js';
 import { migrate } from '../support/fleet.js';
 import { Link } from '../support/link.js';
@@ -55,8 +55,9 @@ describe('a QEMU that ends while it receives a domain', () => {
 
   it('ends the migration too where it was started because the RAM stream had broken', async () => {
     const { faults, qemus } = hosts.launcher('beta');
-    const cut = () => link.cut();
-    hosts.launcher('alpha').faults.add({ at: { command: 'migrate' }, when: 'after', action: cut });
+    const at = { event: 'MIGRATION', status: 'active' };
+    const cut: FaultAction = (qemu) => qemu.breakRam();
+    hosts.launcher('alpha').faults.add({ at, when: 'after', action: cut });
     const dieAsSecond = () => {
       if (qemus.length > 1) qemus.at(-1)?.die();
     };

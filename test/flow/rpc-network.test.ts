@@ -53,17 +53,6 @@ describe('an agent that cannot be reached', () => {
     await plain.close();
   });
 
-  it('says the same of RAM, whose connection is made before anything is sent', async () => {
-    const { port, close } = await listen(() => {});
-    await close();
-    using peers = peersOf('host-a', await certificates.host('host-a'), {
-      'host-b': `127.0.0.1:${port}`,
-    });
-    await expect(peers.calls('host-b').openRam('t', patiently())).rejects.toMatchObject({
-      reason: 'PEER_UNREACHABLE',
-    });
-  });
-
   it('is AGENT_UNREACHABLE for a person, on the network as on the socket', async () => {
     const { port, close } = await listen(() => {});
     await close();
@@ -131,13 +120,9 @@ describe('an agent that cannot be reached', () => {
     const controller = new AbortController();
     const options = { signal: controller.signal };
     const call = peers.calls('host-b').queryMigration(fakeHeader(), NO_RECORD, options);
-    const ram = peers.calls('host-b').openRam('t', options);
-    const outcomes = Promise.all([
-      expect(call).rejects.toThrow('enough of this'),
-      expect(ram).rejects.toThrow('enough of this'),
-    ]);
+    const outcome = expect(call).rejects.toThrow('enough of this');
     controller.abort(new Error('enough of this'));
-    await outcomes;
+    await outcome;
     await silent.close();
   });
 

@@ -12,7 +12,7 @@ import { connectAgent } from '../../src/rpc/client.js';
 import { Connection } from '../../src/rpc/connection.js';
 import { headerToWire } from '../../src/rpc/convert-peer.js';
 import { CERTIFICATE_KEY } from '../../src/rpc/interceptors.js';
-import { peerDefinition } from '../../src/rpc/ram-codec.js';
+import { peerDefinition } from '../../src/rpc/peer-definition.js';
 import { startRpcServer } from '../../src/rpc/server.js';
 import {
   identityUri,

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectAgent } from '../../src/rpc/client.js';
 import { Connection } from '../../src/rpc/connection.js';
 import { headerToWire } from '../../src/rpc/convert-peer.js';
-import { peerDefinition } from '../../src/rpc/ram-codec.js';
+import { peerDefinition } from '../../src/rpc/peer-definition.js';
 import { deferred } from '../../src/util/deferred.js';
 import { ReasonedError } from '../../src/util/reasoned-error.js';
 import { makeTestCertificates, type TestCertificates } from '../support/certificates.js';

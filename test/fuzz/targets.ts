@@ -1,7 +1,7 @@
 import { journal } from './journal.js';
 import type { Target } from './target.js';
 import { config, domainFile, domainSpec } from './text.js';
-import { launchSpecTarget, peerMessages, qmp, ramMessages } from './wire.js';
+import { door, launchSpecTarget, peerMessages, qmp } from './wire.js';
 
 /** Every parser of what does not come from Drover itself, or may have been damaged since. */
 export const targets: readonly Target[] = [
@@ -11,6 +11,6 @@ export const targets: readonly Target[] = [
   domainFile,
   domainSpec,
   launchSpecTarget,
-  ramMessages,
+  door,
   peerMessages,
 ];

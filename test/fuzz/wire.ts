@@ -1,4 +1,6 @@
 import fc from 'fast-check';
+import { FRAME, FrameReader, frame } from '../../src/channel/frames.js';
+import { said } from '../../src/channel/socket-join.js';
 import { checkIncomingData } from '../../src/domain/incoming-data.js';
 import { launchArguments } from '../../src/domain/launch-arguments.js';
 import type { LaunchSpec } from '../../src/domain/launch-spec.js';
@@ -6,22 +8,25 @@ import { Refusals } from '../../src/domain/refusals.js';
 import { LaunchSpec as WireLaunchSpec } from '../../src/gen/drover/v1/launch_spec.js';
 import { Ownership as WireOwnership } from '../../src/gen/drover/v1/ownership.js';
 import {
+  AcceptRamResponse,
   ExportDisksResponse,
   PeerState_Record,
+  ProbeDataResponse,
   PeerHeader as WirePeerHeader,
   PeerState as WirePeerState,
 } from '../../src/gen/drover/v1/peer_service.js';
 import { encodeMessage, type JsonObject, MessageDecoder } from '../../src/qmp/codec.js';
 import { QmpProtocolError } from '../../src/qmp/errors.js';
-import {
-  diskServerFromWire,
-  launchSpecFromWire,
-  launchSpecToWire,
-} from '../../src/rpc/convert-launch-spec.js';
+import { launchSpecFromWire, launchSpecToWire } from '../../src/rpc/convert-launch-spec.js';
 import { statementsFromWire } from '../../src/rpc/convert-ownership.js';
 import { headerFromWire, headerToWire, peerStateFromWire } from '../../src/rpc/convert-peer.js';
-import { peerDefinition, type RamMessage } from '../../src/rpc/ram-codec.js';
+import {
+  diskServerFromWire,
+  probeFromWire,
+  ramServerFromWire,
+} from '../../src/rpc/convert-places.js';
 import { ReasonedError } from '../../src/util/reasoned-error.js';
+import { REASONS } from '../../src/util/reasons.js';
 import { nearCorpus } from './mutations.js';
 import { HOSTILE_STRINGS, launchSpec } from './samples.js';
 import { must, target, unlessRefused } from './target.js';
@@ -193,33 +198,65 @@ export const launchSpecTarget = target({
   },
 });
 
-const { requestType, responseType } = peerDefinition.methods.streamRam;
-const ramCorpus: readonly Uint8Array[] = [
-  { type: 'ticket', ticket: 'f'.repeat(64) } as const,
-  { type: 'data', data: Buffer.alloc(100, 7) } as const,
-  { type: 'end' } as const,
-].flatMap((message: RamMessage) => [
-  new Uint8Array(requestType.encode(message).finish()),
-  new Uint8Array(responseType.encode(message).finish()),
-]);
+const frameCorpus = [
+  frame(FRAME.ready),
+  frame(FRAME.alive),
+  Buffer.from('0000000568656c6c6f', 'hex'),
+  frame(FRAME.end),
+  frame(FRAME.broken, 'STALLED It took too long.'),
+];
 
-/** The messages that carry RAM. */
-export const ramMessages = target({
-  name: 'ram',
-  reads: 'messages that carry RAM',
-  inputs: nearCorpus(ramCorpus, [
-    Buffer.of(0x0b),
-    Buffer.of(0x12, 0xff, 0xff, 0xff, 0x0f),
-    '\x18\x01',
-  ]),
-  check(bytes) {
-    for (const type of [requestType, responseType]) {
-      const message = unlessRefused(() => type.decode(bytes), isMalformed);
-      if (message?.type !== 'data') continue;
-      must(message.data.length <= bytes.length, 'no more data comes out than went in');
-    }
+/** What comes through a data door, cut anywhere. */
+export const door = target({
+  name: 'door',
+  reads: 'frames of streams between agents',
+  inputs: fc.tuple(
+    nearCorpus(
+      [...frameCorpus, Buffer.concat(frameCorpus)],
+      [
+        Buffer.of(0, 0xff, 0xff, 0xff),
+        Buffer.of(3, 0, 4, 1),
+        Buffer.of(9),
+        'PEER_LOST ',
+        '\u001b[',
+      ],
+    ),
+    fc.array(fc.nat(40), { maxLength: 8 }),
+  ),
+  check([bytes, cuts]) {
+    const whole = readFrames(bytes, []);
+    must(isSame(whole, readFrames(bytes, cuts)), 'it says the same however it is cut');
+    must(whole.data.length <= bytes.length, 'no more data comes out than went in');
+    const { reason, message } = said(whole.text);
+    must(!/[\p{Cc}\p{Zl}\p{Zp}]/u.test(message), 'a reason is one plain line');
+    must(Object.hasOwn(REASONS, reason), 'a reason is one of ours');
+    must(!whole.heard.slice(0, -1).includes('invalid'), 'nothing is read after what is no frame');
   },
 });
+
+function readFrames(bytes: Buffer, cuts: readonly number[]) {
+  const heard: string[] = [];
+  let [data, text, start] = ['', '', 0];
+  const hear = (word: string) => () => void heard.push(word);
+  const reader = new FrameReader({
+    data: (from, to) => {
+      data += bytes.toString('latin1', from, to);
+    },
+    end: hear('end'),
+    ready: hear('ready'),
+    invalid: hear('invalid'),
+    broken: (why) => {
+      heard.push('broken');
+      text = why;
+    },
+  });
+  for (const cut of [...cuts, bytes.length]) {
+    const end = Math.min(bytes.length, start + cut);
+    reader.read(bytes, start, end);
+    start = end;
+  }
+  return { heard, data, text };
+}
 
 const header = headerToWire({
   migrationId: '4e9b8f3a-6f39-4b43-9a53-0d3a6f1f5b11',
@@ -277,6 +314,10 @@ export const peerMessages = target({
     read(WirePeerHeader.decode, headerFromWire);
     read(WirePeerState.decode, peerStateFromWire);
     read(WireOwnership.decode, statementsFromWire);
-    read(ExportDisksResponse.decode, diskServerFromWire);
+    for (const transport of ['direct', 'stream'] as const) {
+      read(ExportDisksResponse.decode, (wire) => diskServerFromWire(wire, transport, 'beta'));
+      read(AcceptRamResponse.decode, (wire) => ramServerFromWire(wire, transport, 'beta'));
+    }
+    read(ProbeDataResponse.decode, probeFromWire);
   },
 });

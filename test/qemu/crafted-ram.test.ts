@@ -1,6 +1,11 @@
+import { createServer, type Socket } from 'node:net';
+import { dirname, join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { ByteStream } from '../../src/channel/types.js';
-import type { PeerDirectory } from '../../src/migration/peer.js';
+import type { Carrier } from '../../src/channel/types.js';
+import { connectUnix } from '../../src/channel/unix-socket.js';
+import { Migration_Transport } from '../../src/gen/drover/v1/migration.js';
+import { LocalCarrier } from '../../src/rpc/carrier.js';
+import { inheritOwner } from '../../src/util/foreign-files.js';
 import { migrate } from '../support/fleet.js';
 import { wrapped } from '../support/hostile.js';
 import { RealFleet } from '../support/real-fleet.js';
@@ -33,27 +38,36 @@ const FORGERIES: Readonly<Record<string, Forgery>> = {
   'each piece twice': (piece) => Buffer.concat([piece, piece]),
 };
 
-/** The other agents, to whom the RAM of this host's guests is sent forged. */
-function forging(directory: PeerDirectory, forge: Forgery): PeerDirectory {
-  return {
-    calls: (host) => {
-      const calls = directory.calls(host);
-      return wrapped(calls, {
-        openRam: async (ticket, options) => forged(await calls.openRam(ticket, options), forge),
+/** Carries the streams of a host as they are, but for the RAM that leaves it. */
+function forging(carrier: Carrier, forge: Forgery): Carrier {
+  return wrapped(carrier, {
+    carry: async (path, place, options) => {
+      if (!path.endsWith('ram.sock')) return await carrier.carry(path, place, options);
+      const onward = join(dirname(path), 'onward.sock');
+      const carriage = await carrier.carry(onward, place, options);
+      const forger = createServer({ allowHalfOpen: true }, (qemu) => {
+        forger.close();
+        void connectUnix(onward, options).then((stream) => forgeAll(qemu, stream, forge));
       });
+      await new Promise<void>((resolve) => forger.listen(path, resolve));
+      await inheritOwner(path);
+      return carriage;
     },
-  };
+  });
 }
 
-function forged(stream: ByteStream, forge: Forgery): ByteStream {
+function forgeAll(qemu: Socket, stream: Socket, forge: Forgery): void {
   let index = 0;
-  return {
-    incoming: stream.incoming,
-    write: (piece) => stream.write(forge(piece, index++)),
-    end: () => stream.end(),
-    reset: (reason) => stream.reset(reason),
-  };
+  for (const one of [qemu, stream]) one.on('error', () => undefined);
+  qemu.on('data', (piece) => stream.write(forge(piece, index++)));
+  qemu.on('end', () => stream.end());
+  stream.pipe(qemu);
+  qemu.on('close', () => stream.destroy());
+  stream.on('close', () => qemu.destroy());
 }
+
+/** From QEMU to QEMU nobody but QEMU has the key. */
+const byStream = { transport: Migration_Transport.STREAM };
 
 describe('a source that forges RAM', () => {
   let hosts: RealFleet;
@@ -68,13 +82,15 @@ describe('a source that forges RAM', () => {
         parts: (host) =>
           host === 'alpha'
             ? {
-                peers: (directory) =>
-                  forging(directory, (piece, index) => (lies ? forge : honest)(piece, index)),
+                carrier: (settings) =>
+                  forging(new LocalCarrier(settings), (piece, index) =>
+                    (lies ? forge : honest)(piece, index),
+                  ),
               }
             : {},
       });
       const guest = await hosts.run('alpha', [{}]);
-      const failed = await migrate(hosts.host('alpha'), guest.uuid, 'beta');
+      const failed = await migrate(hosts.host('alpha'), guest.uuid, 'beta', undefined, byStream);
       expect(failed).toMatchObject({ state: 'STATE_FAILED', runningOn: 'RUNNING_ON_SOURCE' });
       await guest.writes(30);
       await hosts.expectNothingOn('beta', guest.uuid);
@@ -84,7 +100,7 @@ describe('a source that forges RAM', () => {
       expect(ended?.reason).toBe('VMSTATE_INCOMPATIBLE');
 
       lies = false;
-      const next = await migrate(hosts.host('alpha'), guest.uuid, 'beta');
+      const next = await migrate(hosts.host('alpha'), guest.uuid, 'beta', undefined, byStream);
       expect(next.failure).toBeUndefined();
       guest.arrived('beta');
       await guest.writes(30);

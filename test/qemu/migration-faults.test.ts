@@ -126,7 +126,7 @@ describe('with real QEMU, when a migration fails', () => {
       hosts = await RealFleet.start(['alpha', 'beta'], {
         config: (_, config) => ({
           ...config,
-          data: { address: '127.0.0.1', ports: { first: port, last: port } },
+          data: { address: '127.0.0.1', ports: { first: port, last: port }, streamPort: 0 },
         }),
       });
       const guest = await hosts.run('alpha', [{}]);

@@ -63,8 +63,8 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
           servers.push(server);
           return server;
         },
-        acceptRam: async (header) => {
-          const accepted = await handler.acceptRam(header);
+        acceptRam: async (header, transport) => {
+          const accepted = await handler.acceptRam(header, transport);
           if (header.domainUuid === guest.uuid) arrived.first.resolve();
           else arrived.second.resolve();
           await scanned.promise;

@@ -140,7 +140,7 @@ async function startHost(plan: HostPlan): Promise<AgentHost> {
     listen: { address, unix: join(home, 'drover.sock') },
     tls: await certificates.host(name),
     directories: { state, run },
-    data: { address: '127.0.0.1' },
+    data: { address: '127.0.0.1', stream_port: 0 },
     pools: [{ name: 'default', path: pool }],
     peers: peers.filter((peer) => peer.name !== name),
   };

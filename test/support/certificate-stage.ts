@@ -2,8 +2,8 @@ import { copyFile, mkdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, vi } from 'vitest';
 import { connectAgent } from '../../src/rpc/client.js';
-import type { TlsFiles } from '../../src/rpc/credentials.js';
 import { type KeeperOptions, TlsKeeper } from '../../src/rpc/tls-keeper.js';
+import type { TlsFiles } from '../../src/rpc/tls-material.js';
 import {
   type CertificateFiles,
   makeTestCertificates,

@@ -19,8 +19,9 @@ import {
   MigrationServiceDefinition,
   type MigrationServiceImplementation,
 } from '../../src/gen/drover/v1/migration_service.js';
-import { readTlsFiles, serverCredentials, type TlsFiles } from '../../src/rpc/credentials.js';
+import { serverCredentials } from '../../src/rpc/credentials.js';
 import { toServerError } from '../../src/rpc/error-status.js';
+import { readTlsFiles, type TlsFiles } from '../../src/rpc/tls-material.js';
 import { ReasonedError } from '../../src/util/reasoned-error.js';
 
 /** What the services of a fake agent do; a method not said fails when it is called. */

@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ByteStream } from '../../src/channel/types.js';
 import type { DomainManager } from '../../src/domain/manager.js';
 import type { WaitOptions } from '../../src/domain/types.js';
 import { Peers } from '../../src/mesh/peers.js';
@@ -10,11 +9,11 @@ import type { MigrationManager } from '../../src/migration/migration.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
 import type { ResolvePort } from '../../src/migration/resolving.js';
 import type { OwnershipPort } from '../../src/migration/who-runs.js';
-import type { TlsSource } from '../../src/rpc/credentials.js';
 import { type ConnectionLimits, DEFAULT_CONNECTION_LIMITS } from '../../src/rpc/limits.js';
 import { PeerClients } from '../../src/rpc/peer-directory.js';
 import type { HostPort } from '../../src/rpc/ports.js';
 import { type RpcServer, startRpcServer } from '../../src/rpc/server.js';
+import type { TlsSource } from '../../src/rpc/tls-material.js';
 import { type AuditLog, noAudit } from '../../src/util/audit.js';
 import type { Log } from '../../src/util/log.js';
 
@@ -136,13 +135,6 @@ export function fakeHeader(change: Partial<PeerHeader> = {}): PeerHeader {
 /** Options of a wait that the test's own time limit ends. */
 export function patiently(): WaitOptions {
   return { signal: new AbortController().signal };
-}
-
-/** All bytes that still come, as one buffer. */
-export async function readAll(stream: ByteStream): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of stream.incoming) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }
 
 const HOST_FACTS = {

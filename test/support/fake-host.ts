@@ -55,6 +55,10 @@ export class FakeHost {
     return this.stage.domains;
   }
 
+  get carrier() {
+    return this.stage.carrier;
+  }
+
   /** Creates and starts a domain and describes it as its migration would. */
   async launchSpec(changes: object = {}): Promise<LaunchSpec> {
     const { spec: fixed } = await this.domains.create({ ...fakeSpec, ...changes }, { signal });

@@ -20,6 +20,8 @@ export function fakeMigration(change: Partial<Migration> = {}): Migration {
     ram: undefined,
     summary: undefined,
     failure: undefined,
+    transport: undefined,
+    transportReason: '',
     ...change,
   };
 }

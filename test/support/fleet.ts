@@ -6,6 +6,9 @@ import type { AgentConfig, KernelConfig } from '../../src/agent/config.js';
 import { DEFAULT_LIMITS } from '../../src/agent/limits.js';
 import { createLogger } from '../../src/agent/logger.js';
 import type { Migration } from '../../src/gen/drover/v1/migration.js';
+import type { StartMigrationRequest } from '../../src/gen/drover/v1/migration_service.js';
+import { DEFAULT_LINK } from '../../src/migration/traffic.js';
+import { LocalCarrier } from '../../src/rpc/carrier.js';
 import { type AgentClient, connectAgent } from '../../src/rpc/client.js';
 import { makeTestCertificates, type TestCertificates } from './certificates.js';
 import { freePorts } from './free-ports.js';
@@ -103,7 +106,8 @@ export class Fleet implements AsyncDisposable {
       tls: await this.certificates.host(host),
       directories: { state: join(home, 'state'), run: join(home, 'run') },
       limits: DEFAULT_LIMITS,
-      data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 } },
+      link: DEFAULT_LINK,
+      data: { address: '127.0.0.1', ports: { first: 49_500, last: 49_599 }, streamPort: 0 },
       qemu: { uids: { first: 400_000, last: 465_535 } },
       pools: [
         { name: 'default', path: pool, shared: false },
@@ -133,7 +137,10 @@ export class Fleet implements AsyncDisposable {
       pool: config.pools[0]?.path ?? '',
       log,
       start: async () => {
-        agent ??= await startAgent(config, logger, parts);
+        agent ??= await startAgent(config, logger, {
+          carrier: (settings) => new LocalCarrier(settings),
+          ...parts,
+        });
       },
       stop: async () => {
         await agent?.close();
@@ -150,8 +157,10 @@ export async function migrate(
   domain: string,
   destinationHost: string,
   onChange: (migration: Migration) => void = () => {},
+  wishes: Partial<StartMigrationRequest> = {},
 ): Promise<Migration> {
-  const { migration } = await source.client.migrations.startMigration({ domain, destinationHost });
+  const request = { domain, destinationHost, ...wishes };
+  const { migration } = await source.client.migrations.startMigration(request);
   return await watchToEnd(source, migration?.migrationId ?? '', onChange);
 }
 

@@ -11,6 +11,7 @@ import type { Launcher } from '../../src/process/launcher.js';
 import { readStartTime, signalProcess } from '../../src/process/proc.js';
 import { type ImageTool, QemuImg } from '../../src/process/qemu-img.js';
 import type { Log } from '../../src/util/log.js';
+import { PlainCarrier } from './plain-carrier.js';
 
 /** What a test brings instead of this machine's own. */
 export interface HostStageParts {
@@ -29,13 +30,19 @@ export interface HostStageParts {
 export class HostStage implements AsyncDisposable {
   readonly directory: string;
   readonly settings: HostSettings;
+  readonly carrier: PlainCarrier;
   /** What was logged as a warning or an error. */
   readonly problems: string[];
   domains!: HostDomains;
   readonly #pids = new Map<number, number>();
 
-  private constructor(directory: string, settings: HostSettings, problems: string[]) {
+  private constructor(
+    directory: string,
+    settings: HostSettings & { readonly carrier: PlainCarrier },
+    problems: string[],
+  ) {
     this.directory = directory;
+    this.carrier = settings.carrier;
     this.settings = settings;
     this.problems = problems;
   }
@@ -52,10 +59,11 @@ export class HostStage implements AsyncDisposable {
       return DirectoryPool.open({ name, path, shared: pool.shared ?? false }, images);
     });
     const qemu = (await findOnPath('qemu-system-x86_64')) ?? '/missing';
-    const settings: HostSettings = {
+    const settings = {
+      carrier: new PlainCarrier(),
       host: parts.host ?? 'here',
       directories: { state: join(directory, 'state'), run: join(directory, 'run') },
-      data: { address: '127.0.0.1', ports: [49500, 49599] },
+      data: { address: '127.0.0.1', ports: [49500, 49599] as const },
       pools: await Promise.all(pools),
       kernels: parts.kernels ?? [],
       networks: parts.networks ?? { bridges: ['br0', 'nobridge0'], user: true },
@@ -81,6 +89,7 @@ export class HostStage implements AsyncDisposable {
   ): Promise<HostDomains> {
     await this.#notePids();
     await this.domains.close();
+    this.carrier.cut();
     between();
     this.domains = await HostDomains.open(this.settings, options);
     return this.domains;
@@ -105,6 +114,7 @@ export class HostStage implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#notePids();
     await this.domains.close();
+    await this.carrier.close();
     for (const [pid, startTime] of this.#pids) signalProcess({ pid, startTime }, 'SIGKILL');
     await rm(this.directory, { recursive: true, force: true });
   }

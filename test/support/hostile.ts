@@ -91,8 +91,10 @@ export function attempts(
   const wait = { signal: new AbortController().signal };
   return Object.entries({
     prepare: () => calls.prepare(header, launchSpec, wait),
-    exportDisks: () => calls.exportDisks(header, wait),
-    acceptRam: () => calls.acceptRam(header, wait),
+    probeData: () => calls.probeData(header, wait),
+    exportDisks: () => calls.exportDisks(header, 'direct', wait),
+    acceptRam: () => calls.acceptRam(header, 'direct', wait),
+    shareIngress: () => calls.shareIngress(header, { weight: 100, wantRamTurn: true }, wait),
     awaitLoaded: () => calls.awaitLoaded(header, wait),
     commit: () => calls.commit(header, { paused: false }, wait),
     revoke: () => calls.revoke(header, wait),

@@ -25,7 +25,7 @@ class ControlLink {
     };
     return new Proxy(handler, {
       get: (target, name: keyof PeerHandler) => {
-        if (this.cut && name !== 'streamRam') return async () => lost();
+        if (this.cut) return async () => lost();
         if (name === 'commit' && this.cutsAtCommit) {
           return async (...args: Parameters<PeerHandler['commit']>) => {
             // The destination's questions are lost first: its source must not hear by them.

@@ -1,5 +1,5 @@
+import type { Transport } from '../../src/channel/types.js';
 import type { LoadedGuest, Mirrors, RamSend } from '../../src/domain/types.js';
-import { byteStreamPair } from './byte-stream-pair.js';
 import type { Actor, QemuStage } from './qemu-stage.js';
 
 /** The moments of one move, in milliseconds after the guest's pause. */
@@ -14,8 +14,8 @@ export interface MoveParts {
 export type MoveHooks = Partial<
   Record<'mirroring' | 'ready' | 'precopy' | 'paused' | 'settled' | 'loaded', () => unknown>
 > & {
-  /** Gets what cuts the RAM stream. */
-  readonly onStream?: (cut: (reason?: Error) => void) => void;
+  /** Default: direct. What is cut by a test goes as a stream. */
+  readonly transport?: Transport;
   /** Gets the promise that the destination votes with. */
   readonly onLoading?: (loading: Promise<LoadedGuest>) => void;
   /** Bytes per second; slow enough lets a test act before a phase is over. */
@@ -33,34 +33,32 @@ export async function moveGuest(
   hooks: MoveHooks = {},
 ): Promise<MoveParts> {
   const signal = AbortSignal.timeout(20_000);
+  const { transport = 'direct' } = hooks;
   const domain = stage.domain(source);
   const launchSpec = await domain.launchSpec({ signal });
   await using incoming = stage.incoming(twin, launchSpec);
-  const server = await incoming.exportDisks({ signal });
+  const server = await incoming.exportDisks({ signal, transport });
   await using mirrors: Mirrors = await domain.mirror(
     launchSpec.disks,
     server,
     { downtimeLimitMs: 300, maxBandwidth: hooks.mirrorBandwidth ?? 0 },
-    { signal },
+    { signal, fresh: false },
   );
   await hooks.mirroring?.();
   await mirrors.ready({ signal });
   await hooks.ready?.();
   await mirrors.activate({ signal });
-  const receive = await incoming.acceptRam({ signal });
-  const streams = byteStreamPair();
-  hooks.onStream?.(streams.cut);
-  receive.receive(streams.right, { signal }).catch(() => undefined);
+  const place = await incoming.acceptRam({ signal, transport });
   const loading = incoming.loaded({ signal });
   loading.catch(() => undefined);
   hooks.onLoading?.(loading);
-  const channel = { open: async () => streams.left };
   await using ram: RamSend = await domain.sendRam(
-    channel,
+    place,
     { downtimeLimitMs: 300, maxBandwidth: hooks.ramBandwidth ?? 0 },
     { signal },
   );
   await hooks.precopy?.();
+  await ram.allowPause();
   const pause = await ram.preSwitchover({ signal });
   const sinceMs = () => performance.now() - pause.stoppedAtUs / 1000;
   await hooks.paused?.();

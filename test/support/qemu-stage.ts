@@ -17,6 +17,7 @@ import { QemuProcess } from '../../src/process/qemu-process.js';
 import type { Transcript } from '../../src/qmp/client.js';
 import { type DomainSpec, parseDomainSpec } from '../../src/spec/domain-spec.js';
 import { createBootSectorImage } from './blocks.js';
+import { PlainCarrier } from './plain-carrier.js';
 import { SerialLog } from './serial-log.js';
 
 const MIB = 1024 ** 2;
@@ -47,6 +48,7 @@ export interface Actor {
 export class QemuStage implements AsyncDisposable {
   readonly spec: DomainSpec;
   readonly problems: string[] = [];
+  readonly carrier = new PlainCarrier();
   readonly #directory: string;
   readonly #binary: string;
   readonly #options: StageSpec;
@@ -153,6 +155,7 @@ export class QemuStage implements AsyncDisposable {
       process: actor.process,
       definition: this.definition,
       directory: actor.directory,
+      carrier: this.carrier,
       retire: async () => {
         await actor.process.quit();
       },
@@ -169,13 +172,18 @@ export class QemuStage implements AsyncDisposable {
     return new QemuIncomingDomain({
       process: actor.process,
       attempt: 1,
-      pskIdentity: `${randomUUID()}.1`,
       startAgain: async () => {
         throw new Error('There is no other twin.');
       },
       disks: launchSpec.disks,
       directory: actor.directory,
-      data: { address: '127.0.0.1', ports: this.#options.ports ?? [49_600, 49_699] },
+      doors: {
+        host: 'there',
+        sourceHost: 'here',
+        data: { address: '127.0.0.1', ports: this.#options.ports ?? [49_600, 49_699] },
+        carrier: this.carrier,
+        pskIdentity: `${randomUUID()}.1`,
+      },
       allocated: async () => Object.fromEntries(await Promise.all(allocated.map((ask) => ask()))),
       written: async () => ({ mark: '', short: undefined }),
       discard: async () => {
@@ -191,6 +199,7 @@ export class QemuStage implements AsyncDisposable {
       serial[Symbol.dispose]();
       await process.kill();
     }
+    await this.carrier.close();
     await rm(this.#directory, { recursive: true, force: true });
   }
 }

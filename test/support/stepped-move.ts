@@ -1,3 +1,4 @@
+import type { Transport } from '../../src/channel/types.js';
 import type { LaunchSpec } from '../../src/domain/launch-spec.js';
 import type {
   Domain,
@@ -9,11 +10,12 @@ import type {
   RamPause,
   RamSend,
 } from '../../src/domain/types.js';
-import { byteStreamPair } from './byte-stream-pair.js';
+import type { PlainCarrier } from './plain-carrier.js';
 
 /** What a move needs of a host; another life of its agent has other domains. */
 export interface MoveHost {
   readonly domains: MigratableDomains;
+  readonly carrier: PlainCarrier;
 }
 
 /** A migration between two hosts without agents, step by step, so that either may restart. */
@@ -21,6 +23,7 @@ export class SteppedMove {
   readonly migrationId = 'm1';
   readonly limits: MigrationLimits = { downtimeLimitMs: 300, maxBandwidth: 0 };
   readonly signal = AbortSignal.timeout(30_000);
+  transport: Transport = 'direct';
   readonly #here: MoveHost;
   readonly #there: MoveHost;
   launchSpec!: LaunchSpec;
@@ -30,8 +33,6 @@ export class SteppedMove {
   ram!: RamSend;
   loading!: Promise<LoadedGuest>;
   pause!: RamPause;
-  /** Breaks the RAM stream, as the end of an agent does. */
-  cut: () => void = () => undefined;
 
   constructor(here: MoveHost, there: MoveHost) {
     this.#here = here;
@@ -61,25 +62,30 @@ export class SteppedMove {
   }
 
   async mirror(): Promise<this> {
-    const { signal } = this;
-    const server = await this.incoming.exportDisks({ signal });
+    const { signal, transport } = this;
+    const server = await this.incoming.exportDisks({ signal, transport });
     const { disks } = this.launchSpec;
-    this.mirrors = await this.domain.mirror(disks, server, this.limits, { signal });
+    const options = { signal, fresh: false };
+    this.mirrors = await this.domain.mirror(disks, server, this.limits, options);
     await this.mirrors.ready({ signal });
     await this.mirrors.activate({ signal });
     return this;
   }
 
-  async precopy(attempt = 1): Promise<this> {
-    const { signal } = this;
-    const receive = await this.incoming.acceptRam({ signal, attempt });
-    const streams = byteStreamPair();
-    this.cut = streams.cut;
-    receive.receive(streams.right, { signal }).catch(() => undefined);
+  /** RAM is on its way, and QEMU may not pause the guest yet. */
+  async sendRam(attempt = 1): Promise<this> {
+    const { signal, transport } = this;
+    const server = await this.incoming.acceptRam({ signal, transport, attempt });
     this.loading = this.incoming.loaded({ signal });
     this.loading.catch(() => undefined);
-    const channel = { open: async () => streams.left };
-    this.ram = await this.domain.sendRam(channel, this.limits, { signal });
+    this.ram = await this.domain.sendRam(server, this.limits, { signal });
+    return this;
+  }
+
+  /** The same, and QEMU may pause the guest. */
+  async precopy(attempt = 1): Promise<this> {
+    await this.sendRam(attempt);
+    await this.ram.allowPause();
     return this;
   }
 
@@ -119,9 +125,14 @@ export class SteppedMove {
     return this;
   }
 
+  /** Breaks what goes through the agents, as the end of one of them does. */
+  cut(): void {
+    this.#here.carrier.cut();
+    this.#there.carrier.cut();
+  }
+
   /** The switchover is given up before the mirrors settle: they stay, and the guest runs on. */
   async giveRamUp(): Promise<this> {
-    this.cut();
     await this.ram[Symbol.asyncDispose]();
     await this.loading.catch(() => undefined);
     return this;

@@ -1,4 +1,5 @@
 import { expect } from 'vitest';
+import type { Transport } from '../../src/channel/types.js';
 import type { LaunchSpec } from '../../src/domain/launch-spec.js';
 import { Migration_State } from '../../src/gen/drover/v1/migration.js';
 import type { PeerHandler, PeerHeader } from '../../src/migration/peer.js';
@@ -100,11 +101,11 @@ export class StrangerStage implements AsyncDisposable {
     return new Proxy(handler, {
       get: (target, name: keyof PeerHandler) => {
         if (name === 'exportDisks') {
-          return async (header: PeerHeader) => {
-            if (header.sourceHost !== 'host-a') return await target.exportDisks(header);
+          return async (header: PeerHeader, transport: Transport) => {
+            if (header.sourceHost !== 'host-a') return await target.exportDisks(header, transport);
             this.#reached.resolve();
             await this.#go.promise;
-            return await target.exportDisks(header);
+            return await target.exportDisks(header, transport);
           };
         }
         if (name === 'prepare') {

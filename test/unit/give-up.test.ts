@@ -154,7 +154,7 @@ describe('giving the guest up', () => {
   it('does not wait for ever for the vote, because the guest is paused', async () => {
     const { giveUp } = stage(async () => RUNNING);
     const calls = {
-      acceptRam: async () => ({ ticket: 't' }),
+      acceptRam: async () => ({}),
       awaitLoaded: () => new Promise(() => {}),
     } as unknown as PeerCalls;
     const peer = new MigrationPeer({
@@ -166,7 +166,7 @@ describe('giving the guest up', () => {
       prepared: async () => {},
     });
     const { signal } = new AbortController();
-    await peer.acceptRam({ signal });
+    await peer.acceptRam('direct', { signal });
     const vote = expect(peer.loaded({ signal })).rejects.toMatchObject({ reason: 'STALLED' });
     await vi.advanceTimersByTimeAsync(30_000);
     await vote;

@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import type { ByteStream } from '../../src/channel/types.js';
 import { DomainError } from '../../src/domain/errors.js';
 import type { MigrationError } from '../../src/migration/errors.js';
 import {
@@ -36,9 +35,7 @@ class FakeHalf {
         },
         exportDisks: async () => ({}),
         acceptRam: async () => ({ ticket: 't' }),
-        streamRam: async (_ticket: string, _caller: string, stream: ByteStream) => {
-          for await (const _chunk of stream.incoming);
-        },
+        shareIngress: async () => ({ bytesPerS: 0, ramTurn: false, validMs: 2_000 }),
       },
       audit: { record: (event: Omit<AuditEvent, 'time'>) => void this.events.push(event) },
     };
@@ -49,7 +46,6 @@ class FakeHalf {
 class FakeMigration {
   readonly migration: object;
   coming = true;
-  ticket = 't';
   blocks = '';
   short: DomainError | undefined;
   expired: MigrationError | undefined;
@@ -139,7 +135,7 @@ describe('the limits of incoming migrations', () => {
 
   it('refuse attempts without end', async () => {
     start({});
-    await expect(arrivals.acceptRam(fakeHeader({ attempt: 33 }))).rejects.toMatchObject({
+    await expect(arrivals.acceptRam(fakeHeader({ attempt: 33 }), 'direct')).rejects.toMatchObject({
       reason: 'LIMIT_REACHED',
     });
   });
@@ -150,11 +146,11 @@ describe('the limits of incoming migrations', () => {
     await arrivals.prepare(header, SPEC);
     const migration = half.known.get(header.migrationId) as FakeMigration;
     await vi.advanceTimersByTimeAsync(30_000);
-    await arrivals.exportDisks(header);
+    await arrivals.exportDisks(header, 'direct');
     await vi.advanceTimersByTimeAsync(59_000);
     expect(migration.expired).toBeUndefined();
     // Saying the same again is no progress.
-    await arrivals.exportDisks(header);
+    await arrivals.exportDisks(header, 'direct');
     await arrivals.prepare(header, SPEC);
     await vi.advanceTimersByTimeAsync(20_000);
     expect(migration.expired).toMatchObject({
@@ -166,7 +162,7 @@ describe('the limits of incoming migrations', () => {
     ]);
   });
 
-  it('keep one whose blocks or RAM go on coming, but not for single bytes', async () => {
+  it('keep one whose blocks or RAM go on coming', async () => {
     start({ leaseMs: 60_000 });
     const header = fakeHeader();
     await arrivals.prepare(header, SPEC);
@@ -176,18 +172,38 @@ describe('the limits of incoming migrations', () => {
       await vi.advanceTimersByTimeAsync(40_000);
     }
     expect(migration.expired).toBeUndefined();
-    const stream = ramThat();
-    void arrivals.streamRam('t', 'host-a', stream, { signal: new AbortController().signal });
-    for (let times = 0; times < 10; times++) {
-      await stream.bring(256 * 1024);
-      await vi.advanceTimersByTimeAsync(40_000);
-    }
-    expect(migration.expired).toBeUndefined();
-    for (let times = 0; times < 3; times++) {
-      await stream.bring(1);
-      await vi.advanceTimersByTimeAsync(40_000);
-    }
+    await vi.advanceTimersByTimeAsync(80_000);
     expect(migration.expired).toMatchObject({ reason: 'STALLED' });
+  });
+
+  it('keep one whose source waits for its turn and says so, but not for ever', async () => {
+    start({ leaseMs: 60_000 });
+    const header = fakeHeader();
+    await arrivals.prepare(header, SPEC);
+    const migration = half.known.get(header.migrationId) as FakeMigration;
+    const ask = () => arrivals.shareIngress(header, { weight: 10, wantRamTurn: false });
+    const waited = async (ms: number) => {
+      for (let passed = 0; passed < ms; passed += 500) {
+        await vi.advanceTimersByTimeAsync(500);
+        await ask();
+      }
+      return migration.expired?.reason;
+    };
+    await arrivals.exportDisks(header, 'direct');
+    expect(await waited(6 * 60_000)).toBeUndefined();
+    expect(await waited(2 * 60_000)).toBe('STALLED');
+  });
+
+  it('give up one whose source asks for its share before it has asked for anything else', async () => {
+    start({ leaseMs: 60_000 });
+    const header = fakeHeader();
+    await arrivals.prepare(header, SPEC);
+    for (let passed = 0; passed < 80; passed++) {
+      await vi.advanceTimersByTimeAsync(1_000);
+      await arrivals.shareIngress(header, { weight: 10, wantRamTurn: true });
+    }
+    const migration = half.known.get(header.migrationId) as FakeMigration;
+    expect(migration.expired?.reason).toBe('STALLED');
   });
 
   it('give up one whose images take what its source did not announce, within a second', async () => {
@@ -211,31 +227,9 @@ describe('the limits of incoming migrations', () => {
     await arrivals.prepare(header, SPEC);
     const migration = half.known.get(header.migrationId) as FakeMigration;
     migration.coming = false;
-    await arrivals.exportDisks(fakeHeader({ migrationId: randomUUID() }));
+    await arrivals.exportDisks(fakeHeader({ migrationId: randomUUID() }), 'direct');
     await vi.advanceTimersByTimeAsync(600_000);
     expect(migration.expired).toBeUndefined();
     expect(half.events).toEqual([]);
   });
 });
-
-/** A stream whose bytes come when the test says so. */
-function ramThat(): ByteStream & { bring(bytes: number): Promise<void> } {
-  let wake = (_chunk: Uint8Array) => {};
-  async function* incoming() {
-    for (;;) {
-      yield await new Promise<Uint8Array>((resolve) => {
-        wake = resolve;
-      });
-    }
-  }
-  return {
-    incoming: incoming(),
-    write: async () => {},
-    end: async () => {},
-    reset: () => {},
-    async bring(bytes) {
-      wake(new Uint8Array(bytes));
-      for (let turns = 0; turns < 10; turns++) await Promise.resolve();
-    },
-  };
-}

@@ -5,6 +5,7 @@ import { IncomingMigrations } from '../../src/migration/incoming-migrations.js';
 import type { Journals } from '../../src/migration/journals.js';
 import { NO_RECORD, type PeerCalls, type PeerHeader } from '../../src/migration/peer.js';
 import { MigrationRegistry } from '../../src/migration/registry.js';
+import { DEFAULT_LINK, Traffic } from '../../src/migration/traffic.js';
 import { noAudit } from '../../src/util/audit.js';
 import { systemClock } from '../../src/util/clock.js';
 import { MemoryJournal } from '../support/memory-journal.js';
@@ -36,6 +37,8 @@ async function stage(): Promise<IncomingMigrations> {
     outgoing: { answer: async () => NO_RECORD },
     peers: { calls: () => calls },
     registry: new MigrationRegistry(),
+    link: DEFAULT_LINK,
+    traffic: new Traffic(DEFAULT_LINK, { clock: systemClock, log: silentLog }),
     clock: systemClock,
     log: silentLog,
   });

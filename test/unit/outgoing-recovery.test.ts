@@ -5,6 +5,7 @@ import type { MigrationTools } from '../../src/migration/migrations.js';
 import { OutgoingMigration } from '../../src/migration/outgoing-migration.js';
 import type { CommitOutcome, PeerCalls, PeerState } from '../../src/migration/peer.js';
 import { Tracker } from '../../src/migration/tracker.js';
+import { DEFAULT_LINK, Traffic } from '../../src/migration/traffic.js';
 import { systemClock } from '../../src/util/clock.js';
 import { MemoryJournal } from '../support/memory-journal.js';
 import { silentLog } from '../support/silent-log.js';
@@ -53,12 +54,16 @@ function stage(records: readonly string[], state: OutgoingState) {
       migrationId: journal.header.migrationId,
       downtimeLimitMs: 300,
       maxBandwidth: 0,
+      transport: 'auto',
+      gentle: false,
+      weight: 10,
     },
     journal: journal.journal,
     tracker,
     calls: calls as unknown as PeerCalls,
     tools: {
       domains: domains as unknown as MigratableDomains,
+      traffic: new Traffic(DEFAULT_LINK, { clock: systemClock, log: silentLog }),
       clock: systemClock,
       log: silentLog,
     } as unknown as MigrationTools,

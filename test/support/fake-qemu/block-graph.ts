@@ -1,6 +1,11 @@
 import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
-import type { BlockInfo, BlockNodeInfo } from '../../../src/qmp/types.gen.js';
+import type {
+  BlockInfo,
+  BlockNodeInfo,
+  QueryBlockstatsResultItem,
+} from '../../../src/qmp/types.gen.js';
 import type { OptionObject } from './argv.js';
+import { WriteStatistics } from './block-statistics.js';
 import { FakeQmpError } from './errors.js';
 import type { NbdClient } from './nbd-client.js';
 
@@ -36,6 +41,7 @@ const DISK_DEVICES = /^(virtio-blk|scsi-hd|scsi-cd|ide-hd|ide-cd)/;
 export class BlockGraph {
   readonly nodes = new Map<string, BlockNode>();
   readonly #disks: GuestDisk[] = [];
+  readonly #writes = new Map<BlockNode, WriteStatistics>();
 
   /**
    * Opens an image given by `-blockdev` or `blockdev-add`. A format node's `file` may be nested or
@@ -123,6 +129,22 @@ export class BlockGraph {
       'io-status': 'ok',
       inserted: describeNode(node, active),
     }));
+  }
+
+  queryBlockstats(): readonly QueryBlockstatsResultItem[] {
+    return this.#disks.map(({ qdev, node }) => ({
+      device: '',
+      qdev,
+      'node-name': node.name,
+      stats: this.#writes.get(node)?.describe() ?? new WriteStatistics().describe(),
+    }));
+  }
+
+  /** Counts a write that the guest was told of. */
+  countWrite(node: BlockNode, bytes: number, waitedMs: number): void {
+    const writes = this.#writes.get(node) ?? new WriteStatistics();
+    writes.add(bytes, waitedMs);
+    this.#writes.set(node, writes);
   }
 
   close(): void {

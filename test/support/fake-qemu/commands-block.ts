@@ -13,6 +13,7 @@ export const BLOCK_COMMANDS: Commands = {
     [...qemu.graph.nodes.values()].map((node) => describeNode(node, isActive(qemu))),
   'query-block-jobs': (qemu) => [...qemu.jobs.values()].map((job) => job.describe()),
   'query-jobs': (qemu) => [...qemu.jobs.values()].map((job) => job.describeShort()),
+  'query-blockstats': (qemu) => qemu.graph.queryBlockstats(),
   'query-block-exports': (qemu) =>
     [...qemu.exports.values()].map(({ id, node }) => ({
       id,
@@ -23,11 +24,17 @@ export const BLOCK_COMMANDS: Commands = {
 
   'nbd-server-start': async (qemu, args) => {
     if (qemu.nbdServer) throw new FakeQmpError('NBD server already running');
-    if (args.addr.type !== 'inet') throw new FakeQmpError('The fake serves NBD over TCP only');
-    const { host, port } = args.addr.data;
+    const { addr } = args;
+    if (addr.type !== 'inet' && addr.type !== 'unix') {
+      throw new FakeQmpError('The fake serves NBD over TCP and unix sockets only');
+    }
+    const place =
+      addr.type === 'unix'
+        ? { path: addr.data.path }
+        : { host: addr.data.host, port: Number(addr.data.port) };
     const keys =
       args['tls-creds'] === undefined ? undefined : qemu.objects.serverKeys(args['tls-creds']);
-    qemu.nbdServer = await NbdServer.start(host, Number(port), {
+    qemu.nbdServer = await NbdServer.start(place, {
       keys,
       exports: qemu.exports,
       beforeWrite: () => qemu.faults.strike(qemu, 'before', { nbd: 'write' }),
@@ -74,15 +81,21 @@ export const BLOCK_COMMANDS: Commands = {
     }
     if (qemu.graph.nodes.has(name))
       throw new FakeQmpError(`Duplicate nodes with node-name='${name}'`);
-    if (args.server.type !== 'inet')
-      throw new FakeQmpError('The fake connects to NBD over TCP only');
-    const { host, port } = args.server;
+    const { server } = args;
+    if (server.type !== 'inet' && server.type !== 'unix') {
+      throw new FakeQmpError('The fake connects to NBD over TCP and unix sockets only');
+    }
     const credentials =
       args['tls-creds'] === undefined
         ? undefined
         : qemu.objects.clientCredentials(args['tls-creds']);
-    const client = await NbdClient.connect(host, Number(port), args.export ?? '', credentials);
-    qemu.graph.addNbd(name, `nbd://${host}:${port}/${args.export}`, client);
+    const isUnix = server.type === 'unix';
+    const place = isUnix ? { path: server.path } : { host: server.host, port: Number(server.port) };
+    const client = await NbdClient.connect(place, args.export ?? '', credentials);
+    const url = isUnix
+      ? `nbd+unix:///${args.export}?socket=${server.path}`
+      : `nbd://${server.host}:${server.port}/${args.export}`;
+    qemu.graph.addNbd(name, url, client);
     return {};
   },
 

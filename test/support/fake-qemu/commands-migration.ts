@@ -1,7 +1,8 @@
+import type { Socket } from 'node:net';
 import type { Commands } from './commands.js';
 import { FakeQmpError } from './errors.js';
 import { Incoming } from './incoming.js';
-import { unixPathOf } from './migration-machine.js';
+import type { Place, RamKeys } from './migration-machine.js';
 import { Outgoing } from './outgoing.js';
 import type { FakeQemu } from './qemu.js';
 
@@ -47,12 +48,27 @@ export const MIGRATION_COMMANDS: Commands = {
   'query-migrate-parameters': (qemu) => qemu.parameters,
   'query-migrate': (qemu) => qemu.outgoing?.describe() ?? qemu.incomingMigration?.describe() ?? {},
 
+  getfd: (qemu, args) => {
+    const { fdname, socket } = args as { readonly fdname: string; readonly socket?: Socket };
+    if (!socket) throw new FakeQmpError('No file descriptor supplied via SCM_RIGHTS');
+    qemu.sockets.get(fdname)?.destroy();
+    qemu.sockets.set(fdname, socket);
+    return {};
+  },
+  closefd: (qemu, { fdname }) => {
+    qemu.sockets.get(fdname)?.destroy();
+    if (!qemu.sockets.delete(fdname)) {
+      throw new FakeQmpError(`File descriptor named '${fdname}' not found`);
+    }
+    return {};
+  },
+
   'migrate-incoming': async (qemu, args) => {
     if (!qemu.incoming) throw new FakeQmpError("'-incoming' was not specified on the command line");
     if (qemu.incomingMigration) {
       throw new FakeQmpError('The incoming migration has already been started');
     }
-    const incoming = new Incoming(qemu, socketPath(args), {
+    const incoming = new Incoming(qemu, placeOf(qemu, args), keysOf(qemu, 'server'), {
       exitOnError: args['exit-on-error'] ?? true,
       startsByItself: () => qemu.startsByItself,
     });
@@ -69,7 +85,7 @@ export const MIGRATION_COMMANDS: Commands = {
     if (qemu.runState === 'postmigrate') {
       throw new FakeQmpError("Can't migrate the vm that was paused due to previous migration");
     }
-    qemu.outgoing = new Outgoing(qemu, socketPath(args));
+    qemu.outgoing = new Outgoing(qemu, placeOf(qemu, args), keysOf(qemu, 'client'));
     await qemu.outgoing.start();
     return {};
   },
@@ -98,8 +114,31 @@ function assertIdle(qemu: FakeQemu): void {
   if (qemu.outgoing?.active) throw new FakeQmpError("There's a migration process in progress");
 }
 
-function socketPath(args: Parameters<typeof unixPathOf>[0]): string {
-  const path = unixPathOf(args);
-  if (path === undefined) throw new FakeQmpError('The fake migrates over unix sockets only');
-  return path;
+/** The address, given as text or as a channel. */
+function placeOf(
+  qemu: FakeQemu,
+  args: { readonly uri?: string; readonly channels?: readonly { readonly addr: object }[] },
+): Place {
+  if (args.uri?.startsWith('unix:')) return { path: args.uri.slice(5) };
+  const address = args.channels?.[0]?.addr as
+    | { type?: string; path?: string; str?: string }
+    | undefined;
+  if (address?.type === 'unix' && address.path !== undefined) return { path: address.path };
+  const name = address?.type === 'fd' ? address.str : undefined;
+  if (name === undefined) {
+    throw new FakeQmpError('The fake migrates over unix sockets and what it was handed only');
+  }
+  const socket = qemu.sockets.get(name);
+  if (!socket) throw new FakeQmpError(`File descriptor named '${name}' has not been found`);
+  qemu.sockets.delete(name);
+  return { socket };
+}
+
+/** What stands in for TLS on the RAM. */
+function keysOf(qemu: FakeQemu, end: 'client' | 'server'): RamKeys {
+  const id = String(qemu.parameters['tls-creds'] ?? '');
+  if (id === '') return {};
+  return end === 'client'
+    ? { client: qemu.objects.clientCredentials(id) }
+    : { server: qemu.objects.serverKeys(id) };
 }

@@ -8,6 +8,8 @@ export interface FaultTarget {
   die(): void;
   /** Drops the connections of its monitors; it lives on. */
   dropMonitors(): void;
+  /** Breaks the connection by which RAM leaves. */
+  breakRam(): void;
 }
 
 /** Where in its life a fake QEMU misbehaves. */

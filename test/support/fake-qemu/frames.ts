@@ -26,6 +26,8 @@ export class FrameSocket {
       this.#buffer = this.#buffer.length === 0 ? chunk : Buffer.concat([this.#buffer, chunk]);
       this.#cut();
     });
+    // One that was handed over stands still until somebody wants it.
+    socket.resume();
     socket.on('error', () => undefined);
     this.closed = new Promise((resolve) => {
       const end = () => {

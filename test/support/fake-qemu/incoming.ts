@@ -1,17 +1,19 @@
 import { createHash } from 'node:crypto';
 import { unlinkSync } from 'node:fs';
-import { createServer, type Server } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import type { MigrationInfo, MigrationStatus } from '../../../src/qmp/types.gen.js';
 import { FakeQmpError } from './errors.js';
 import { FrameSocket } from './frames.js';
-import type { DeviceState, MigrationMachine } from './migration-machine.js';
+import type { DeviceState, MigrationMachine, Place, RamKeys } from './migration-machine.js';
+import { proofOf } from './nbd-client.js';
 
 /** The destination half of a fake migration. */
 export class Incoming {
   status: MigrationStatus = 'setup';
   error: string | undefined;
   readonly #machine: MigrationMachine;
-  readonly #path: string;
+  readonly #place: Place;
+  readonly #keys: RamKeys;
   readonly #exitOnError: boolean;
   /** `-S` was not given, or `cont` came too early: the guest starts by itself when it is loaded. */
   readonly #startsByItself: () => boolean;
@@ -20,28 +22,34 @@ export class Incoming {
 
   constructor(
     machine: MigrationMachine,
-    path: string,
+    place: Place,
+    keys: RamKeys,
     options: { readonly exitOnError: boolean; readonly startsByItself: () => boolean },
   ) {
     this.#machine = machine;
-    this.#path = path;
+    this.#place = place;
+    this.#keys = keys;
     this.#exitOnError = options.exitOnError;
     this.#startsByItself = options.startsByItself;
     this.#server = createServer((socket) => {
       this.#server.close();
-      this.#frames = new FrameSocket(socket);
-      void this.#load(this.#frames);
+      this.#begin(socket);
     });
   }
 
-  /** Listens on its socket. Throws FakeQmpError if it cannot. */
+  /** Listens on its socket, unless it has been handed one. Throws FakeQmpError if it cannot. */
   async start(): Promise<void> {
+    if ('socket' in this.#place) {
+      await this.#enter('setup');
+      this.#begin(this.#place.socket);
+      return;
+    }
+    const { path } = this.#place;
     const failure = await new Promise<Error | undefined>((resolve) => {
       this.#server.once('error', resolve);
-      this.#server.listen(this.#path, () => resolve(undefined));
+      this.#server.listen(path, () => resolve(undefined));
     });
-    if (failure)
-      throw new FakeQmpError(`Failed to bind socket to ${this.#path}: ${failure.message}`);
+    if (failure) throw new FakeQmpError(`Failed to bind socket to ${path}: ${failure.message}`);
     await this.#enter('setup');
   }
 
@@ -56,14 +64,31 @@ export class Incoming {
 
   describe(): MigrationInfo {
     const listening = this.status === 'setup' || this.status === 'active';
+    const path = 'path' in this.#place ? this.#place.path : undefined;
     return {
       status: this.status,
       ...(this.error === undefined ? {} : { 'error-desc': this.error }),
-      ...(listening ? { 'socket-address': [{ type: 'unix', path: this.#path }] } : {}),
+      ...(listening && path !== undefined ? { 'socket-address': [{ type: 'unix', path }] } : {}),
     };
   }
 
+  #begin(socket: Socket): void {
+    this.#frames = new FrameSocket(socket);
+    void this.#load(this.#frames);
+  }
+
+  /** What stands in for the handshake of TLS. QEMU says nothing of one that fails, and stays. */
+  async #letIn(frames: FrameSocket): Promise<boolean> {
+    if (!this.#keys.server) return true;
+    const hello = await frames.receive();
+    const key = this.#keys.server.get(String(hello?.header['identity']));
+    if (key !== undefined && hello?.header['proof'] === proofOf(key)) return true;
+    frames.socket.destroy();
+    return false;
+  }
+
   async #load(frames: FrameSocket): Promise<void> {
+    if (!(await this.#letIn(frames))) return;
     await this.#enter('active');
     const ram = createHash('sha256');
     for (let frame = await frames.receive(); frame; frame = await frames.receive()) {

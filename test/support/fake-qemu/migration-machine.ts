@@ -1,5 +1,7 @@
+import type { Socket } from 'node:net';
 import type { MigrationCapability, MigrationStatus, RunState } from '../../../src/qmp/types.gen.js';
 import type { GuestState } from './guest.js';
+import type { PskCredentials } from './nbd-client.js';
 
 /** What a migration, on either side, needs of the QEMU that it is part of. */
 export interface MigrationMachine {
@@ -47,12 +49,15 @@ export function isTerminal(status: MigrationStatus): boolean {
   );
 }
 
-/** Returns the path of a `unix:PATH` address, given as text or as a channel. */
-export function unixPathOf(args: {
-  readonly uri?: string;
-  readonly channels?: readonly { readonly addr: object }[];
-}): string | undefined {
-  if (args.uri?.startsWith('unix:')) return args.uri.slice(5);
-  const address = args.channels?.[0]?.addr as { type?: string; path?: string } | undefined;
-  return address?.type === 'unix' ? address.path : undefined;
+/** Where a migration comes from or goes to. */
+export type Place =
+  | { readonly path: string }
+  /** Handed over by the agent. */
+  | { readonly socket: Socket };
+
+/** What a QEMU shows, or wants to see, before it lets RAM through; undefined where that is nothing. */
+export interface RamKeys {
+  readonly client?: PskCredentials;
+  /** By identity. */
+  readonly server?: ReadonlyMap<string, string>;
 }

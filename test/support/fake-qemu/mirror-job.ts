@@ -22,6 +22,9 @@ const CHUNK_BYTES = 64 * 1024;
 /** QEMU looks once per such slice whether a write-blocking mirror has become synchronous. */
 const SLICE_MS = 10;
 
+/** No timer is set for longer: a parked job would need one of hours. */
+const LONGEST_MS = 60_000;
+
 /** One `blockdev-mirror` job, with QEMU's statuses and events in QEMU's order. */
 export class MirrorJob {
   readonly options: MirrorOptions;
@@ -86,8 +89,10 @@ export class MirrorJob {
     this.#notify();
   }
 
+  /** Wakes a job that waits: a ready one looks around, one with a speed goes on with the new one. */
   setSpeed(speed: number): void {
     this.#speed = speed;
+    this.#notify();
   }
 
   /** `force`: stop at once. Else, on a ready job: copy what is left, then end in success. */
@@ -196,9 +201,24 @@ export class MirrorJob {
       return false;
     }
     this.#offset += length;
-    if (this.#speed > 0) await delay((length / this.#speed) * 1000);
-    else await yieldToOthers();
+    await this.#keepSpeed(length);
     return true;
+  }
+
+  /** A job that is ready copies as fast as it can. A new speed counts from what was copied last. */
+  async #keepSpeed(bytes: number): Promise<void> {
+    const sinceMs = performance.now();
+    for (;;) {
+      const changed = this.#changed.promise;
+      const limited = this.#speed > 0 && !this.#ready && this.#ending === undefined;
+      const waitMs = limited ? sinceMs + (bytes / this.#speed) * 1000 - performance.now() : 0;
+      if (waitMs <= 0) break;
+      const over = new AbortController();
+      const passed = delay(Math.min(waitMs, LONGEST_MS), undefined, { signal: over.signal });
+      await Promise.race([passed.catch(() => undefined), changed]);
+      over.abort();
+    }
+    await yieldToOthers();
   }
 
   /** False if a guest that still runs wrote meanwhile: that is copied first. */

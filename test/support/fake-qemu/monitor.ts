@@ -1,5 +1,6 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { MessageDecoder } from '../../../src/qmp/codec.js';
+import { takenWith, taking } from '../handed-sockets.js';
 import { FakeQmpError } from './errors.js';
 import { removeSocket } from './incoming.js';
 
@@ -12,6 +13,8 @@ export type RunCommand = (
 
 interface Connection {
   readonly socket: Socket;
+  /** Handed over, and not asked for yet. */
+  readonly handed: Socket[];
   negotiated: boolean;
 }
 
@@ -29,7 +32,8 @@ export class Monitor {
   constructor(path: string, run: RunCommand) {
     this.path = path;
     this.#run = run;
-    this.#server = createServer((socket) => {
+    this.#server = createServer({ pauseOnConnect: true }, (accepted) => {
+      const socket = taking(accepted);
       socket.on('error', () => undefined);
       this.#waiting.push(socket);
       socket.once('close', () => {
@@ -72,10 +76,12 @@ export class Monitor {
     if (this.#connection) return;
     const socket = this.#waiting.shift();
     if (!socket) return;
-    const connection: Connection = { socket, negotiated: false };
+    const connection: Connection = { socket, handed: [], negotiated: false };
     this.#connection = connection;
     const decoder = new MessageDecoder();
     socket.on('data', (chunk) => {
+      const handed = takenWith(socket);
+      if (handed) connection.handed.push(handed);
       for (const message of decoder.push(chunk)) this.#take(connection, message);
     });
     socket.once('close', () => {
@@ -94,10 +100,16 @@ export class Monitor {
     const oob = message['exec-oob'] !== undefined;
     const command = String(message[oob ? 'exec-oob' : 'execute']);
     const args = (message['arguments'] ?? {}) as Readonly<Record<string, unknown>>;
+    const socket = command === 'getfd' ? connection.handed.shift() : undefined;
     const work = async () => {
       try {
         send(connection.socket, {
-          return: await this.#execute(connection, command, args, oob),
+          return: await this.#execute(
+            connection,
+            command,
+            socket ? { ...args, socket } : args,
+            oob,
+          ),
           id: message['id'],
         });
       } catch (error) {

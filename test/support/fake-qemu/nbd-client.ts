@@ -9,6 +9,9 @@ export interface PskCredentials {
   readonly key: string;
 }
 
+/** Where an NBD server listens. */
+export type NbdPlace = { readonly host: string; readonly port: number } | { readonly path: string };
+
 /** A fake's connection to another fake's NBD server. Requests are answered in order. */
 export class NbdClient {
   readonly sizeBytes: number;
@@ -20,21 +23,22 @@ export class NbdClient {
     this.sizeBytes = sizeBytes;
   }
 
-  /** Connects by TCP, shows its credentials and opens an export. Throws FakeQmpError. */
+  /** Connects, shows its credentials and opens an export. Throws FakeQmpError. */
   static async connect(
-    host: string,
-    port: number,
+    place: NbdPlace,
     exportName: string,
     credentials: PskCredentials | undefined,
   ): Promise<NbdClient> {
-    const socket = connect({ host, port, noDelay: true });
+    const socket = connect('path' in place ? place : { ...place, noDelay: true });
     const frames = new FrameSocket(socket);
     const failure = await new Promise<Error | undefined>((resolve) => {
       socket.once('connect', () => resolve(undefined));
       socket.once('error', resolve);
     });
-    if (failure)
-      throw new FakeQmpError(`Failed to connect to '${host}:${port}': Connection refused`);
+    if (failure) {
+      const where = 'path' in place ? place.path : `${place.host}:${place.port}`;
+      throw new FakeQmpError(`Failed to connect to '${where}': Connection refused`);
+    }
     await frames.send({
       export: exportName,
       ...(credentials ? { identity: credentials.identity, proof: proofOf(credentials.key) } : {}),

@@ -1,8 +1,9 @@
+import { rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { type BlockNode, writeNode } from './block-graph.js';
 import { FakeQmpError } from './errors.js';
 import { FrameSocket } from './frames.js';
-import { proofOf } from './nbd-client.js';
+import { type NbdPlace, proofOf } from './nbd-client.js';
 
 /** One export of a fake's NBD server. */
 export interface NbdExport {
@@ -19,7 +20,7 @@ interface ServerOptions {
   readonly beforeWrite: () => Promise<void>;
 }
 
-/** A fake's NBD server on a real TCP port. */
+/** A fake's NBD server on a real TCP port or unix socket. */
 export class NbdServer {
   readonly #server: Server;
   readonly #clients = new Set<FrameSocket>();
@@ -36,12 +37,13 @@ export class NbdServer {
     });
   }
 
-  /** Listens; throws FakeQmpError if the port is taken. */
-  static async start(host: string, port: number, options: ServerOptions): Promise<NbdServer> {
+  /** Listens; throws FakeQmpError if the port is taken. A socket that lies there goes, as in QEMU. */
+  static async start(place: NbdPlace, options: ServerOptions): Promise<NbdServer> {
+    if ('path' in place) await rm(place.path, { force: true });
     const server = new NbdServer(options);
     const failure = await new Promise<Error | undefined>((resolve) => {
       server.#server.once('error', resolve);
-      server.#server.listen({ host, port }, () => resolve(undefined));
+      server.#server.listen(place, () => resolve(undefined));
     });
     if (failure) throw new FakeQmpError('Failed to find an available port: Address already in use');
     return server;

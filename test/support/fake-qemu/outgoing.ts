@@ -5,9 +5,18 @@ import type { MigrationInfo, MigrationStatus, RunState } from '../../../src/qmp/
 import { type Deferred, deferred } from '../../../src/util/deferred.js';
 import { FakeQmpError } from './errors.js';
 import { FrameSocket } from './frames.js';
-import { type DeviceState, isTerminal, type MigrationMachine } from './migration-machine.js';
+import {
+  type DeviceState,
+  isTerminal,
+  type MigrationMachine,
+  type Place,
+  type RamKeys,
+} from './migration-machine.js';
+import { proofOf } from './nbd-client.js';
 
 const CHUNK_BYTES = 64 * 1024;
+const PAGE_BYTES = 4096;
+const PASS_MS = 5;
 
 class Cancelled extends Error {}
 class ChannelError extends Error {}
@@ -19,7 +28,8 @@ export class Outgoing {
   status: MigrationStatus = 'setup';
   error: string | undefined;
   readonly #machine: MigrationMachine;
-  readonly #path: string;
+  readonly #place: Place;
+  readonly #keys: RamKeys;
   readonly #ram = createHash('sha256');
   #frames: FrameSocket | undefined;
   #stateBefore: RunState = 'running';
@@ -32,9 +42,10 @@ export class Outgoing {
   #stoppedMs: number | undefined;
   #endedMs: number | undefined;
 
-  constructor(machine: MigrationMachine, path: string) {
+  constructor(machine: MigrationMachine, place: Place, keys: RamKeys) {
     this.#machine = machine;
-    this.#path = path;
+    this.#place = place;
+    this.#keys = keys;
   }
 
   get active(): boolean {
@@ -122,12 +133,21 @@ export class Outgoing {
   }
 
   async #connect(): Promise<FrameSocket> {
-    const socket = connect(this.#path);
+    const frames = await this.#open();
+    const { client } = this.#keys;
+    if (client) await frames.send({ identity: client.identity, proof: proofOf(client.key) });
+    return frames;
+  }
+
+  async #open(): Promise<FrameSocket> {
+    if ('socket' in this.#place) return new FrameSocket(this.#place.socket);
+    const { path } = this.#place;
+    const socket = connect(path);
     const frames = new FrameSocket(socket);
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.once('error', () =>
-        reject(new ChannelError(`Failed to connect to '${this.#path}': No such file or directory`)),
+        reject(new ChannelError(`Failed to connect to '${path}': No such file or directory`)),
       );
     });
     return frames;
@@ -139,10 +159,23 @@ export class Outgoing {
     await this.#enter('active');
     await frames.send({ uuid: this.#machine.uuid });
     for (let left = ramBytes; left > 0; left -= CHUNK_BYTES) await this.#sendRam(frames, left);
-    for (let pass = 1; pass < passes; pass++) {
+    for (let pass = 1; pass < passes || this.#isHeld; pass++) {
       await this.#nextPass();
       await this.#sendRam(frames, CHUNK_BYTES);
+      // A pass over what little is dirty takes a moment.
+      if (pass >= passes)
+        await Promise.race([delay(PASS_MS), this.#cancelled.promise, frames.closed]);
     }
+  }
+
+  /**
+   * While what fits into the downtime is less than a page, the guest runs on; unless nothing is
+   * dirty, as in one that does not run.
+   */
+  get #isHeld(): boolean {
+    const bandwidth = this.#machine.parameter('avail-switchover-bandwidth');
+    if (bandwidth === 0 || this.#machine.runState !== 'running') return false;
+    return (bandwidth * this.#machine.parameter('downtime-limit')) / 1000 < PAGE_BYTES;
   }
 
   async #sendRam(frames: FrameSocket, leftBytes: number): Promise<void> {

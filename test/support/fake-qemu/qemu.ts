@@ -1,4 +1,5 @@
 import { writeFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import type { Exit } from '../../../src/process/proc.js';
 import type { MigrationCapability, RunState } from '../../../src/qmp/types.gen.js';
 import { type Deferred, deferred } from '../../../src/util/deferred.js';
@@ -23,6 +24,8 @@ const PARAMETERS: Readonly<Record<string, number | string | boolean>> = {
   'downtime-limit': 300,
   'multifd-channels': 2,
   'avail-switchover-bandwidth': 0,
+  'tls-creds': '',
+  'tls-hostname': '',
   'max-cpu-throttle': 99,
 };
 
@@ -44,6 +47,8 @@ export class FakeQemu implements MigrationMachine, FaultTarget {
   readonly objects = new FakeObjects();
   readonly jobs = new Map<string, MirrorJob>();
   readonly exports = new Map<string, NbdExport>();
+  /** Handed over by the agent, by name. */
+  readonly sockets = new Map<string, Socket>();
   readonly guest: FakeGuest;
   /** Every command in the order it was executed. */
   readonly received: ReceivedCommand[] = [];
@@ -73,9 +78,11 @@ export class FakeQemu implements MigrationMachine, FaultTarget {
     this.guest = new FakeGuest(
       () => (options.idle ? [] : this.graph.writableDisks()),
       async (node, offset, bytes) => {
+        const beganMs = performance.now();
         const job = [...this.jobs.values()].find(({ options: { source } }) => source === node);
         if (job) await job.guestWrite(offset, bytes);
         else writeNode(node, offset, bytes);
+        this.graph.countWrite(node, bytes.length, performance.now() - beganMs);
       },
     );
     this.#monitors = config.monitorPaths.map(
@@ -170,6 +177,10 @@ export class FakeQemu implements MigrationMachine, FaultTarget {
     this.#end({ code, signal: undefined });
   }
 
+  breakRam(): void {
+    this.outgoing?.yank();
+  }
+
   #end(exit: Exit): void {
     if (!this.#alive) return;
     this.#alive = false;
@@ -178,6 +189,7 @@ export class FakeQemu implements MigrationMachine, FaultTarget {
     this.nbdServer?.stop();
     this.outgoing?.yank();
     this.incomingMigration?.close();
+    for (const socket of this.sockets.values()) socket.destroy();
     this.graph.close();
     this.#gone.resolve(exit);
   }

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { loadConfig, parseConfig } from '../../../src/agent/config.js';
 import { DEFAULT_LIMITS } from '../../../src/agent/limits.js';
+import { DEFAULT_LINK } from '../../../src/migration/traffic.js';
 import { ReasonedError } from '../../../src/util/reasoned-error.js';
 
 const TLS = 'tls: {certificate: c.pem, key: k.pem, ca: ca.pem}';
@@ -34,12 +35,13 @@ describe('the configuration of an agent', () => {
         ca: '/etc/drover/ca.pem',
       },
       directories: { state: '/var/lib/drover', run: '/run/drover' },
-      data: { address: '10.0.0.1', ports: { first: 49500, last: 49599 } },
+      data: { address: '10.0.0.1', ports: { first: 49500, last: 49599 }, streamPort: 7444 },
       pools: [],
       kernels: [],
       networks: { bridges: [], user: false },
       peers: [],
       limits: DEFAULT_LIMITS,
+      link: DEFAULT_LINK,
       qemu: { uids: { first: 400_000, last: 465_535 } },
     });
   });
@@ -160,7 +162,7 @@ describe('the configuration of an agent', () => {
       `${MINIMAL}colour: red`,
       [
         'line 4: the file has the unknown key `colour`; known are host, listen, tls, ' +
-          'directories, data, pools, kernels, networks, peers, fence, limits, qemu',
+          'directories, data, pools, kernels, networks, peers, fence, limits, link, qemu',
       ],
     ],
     [
@@ -223,6 +225,21 @@ describe('the configuration of an agent', () => {
       'ports around the listening one',
       `${BARE}data: {address: a, ports: 7000-8000}`,
       ['line 3: data.ports must not contain 7443, which the agent listens on'],
+    ],
+    [
+      'a port for streams among the data ports',
+      `${BARE}data: {address: a, stream_port: 49500}`,
+      ['line 3: data.stream_port must not be 49500, which is one of data.ports'],
+    ],
+    [
+      'a port for streams that the agent listens on',
+      `${BARE}data: {address: a, stream_port: 7443}`,
+      ['line 3: data.stream_port must be another port than 7443'],
+    ],
+    [
+      'no port for streams where the next one is none',
+      `${BARE}listen: {address: "10.0.0.1:65535"}`,
+      ['line 1: data.stream_port must be another port than 65536'],
     ],
     [
       'a data address with a port',

@@ -29,27 +29,87 @@ test('the downtime begins short and doubles with every pass that was not enough'
   expect(planned(10)).toEqual([10, 10, 10, 10, 10, 10, 10, 10]);
 });
 
-test('QEMU is told of each raise once, as its passes go on', async () => {
+async function answer(monitor: ScriptedMonitor, count: number, value: object = {}) {
+  const sent = (await monitor.received(count))[count - 1];
+  monitor.say({ return: value, id: sent?.['id'] });
+  return sent;
+}
+
+const sentBytes = (transferred: number, totalMs: number) => ({
+  status: 'active',
+  'total-time': totalMs,
+  'setup-time': 50,
+  ram: { transferred },
+});
+
+test('QEMU plans with what the link gave, and not with what mirrors left of it', async () => {
+  const { monitor, ladder } = await climb(300);
+  using _ladder = ladder;
+  const released = ladder.release();
+  expect(ladder.released).toBe(true);
+  expect(await answer(monitor, 1, sentBytes(200_000, 2050))).toMatchObject({
+    execute: 'query-migrate',
+  });
+  expect((await answer(monitor, 2))?.['arguments']).toEqual({
+    'downtime-limit': 30,
+    'avail-switchover-bandwidth': 100_000,
+  });
+  await released;
+});
+
+test('what is known of the link from elsewhere counts when it is more', async () => {
+  const { monitor, ladder } = await climb(10);
+  using _ladder = ladder;
+  const released = ladder.release(5e6);
+  await answer(monitor, 1, sentBytes(200_000, 2050));
+  expect((await answer(monitor, 2))?.['arguments']).toEqual({
+    'downtime-limit': 10,
+    'avail-switchover-bandwidth': 5e6,
+  });
+  await released;
+});
+
+test('after the release QEMU is told of each raise once, as its passes go on', async () => {
   const { monitor, ladder, pass } = await climb(100);
   using _ladder = ladder;
-  expect(ladder.firstMs).toBe(30);
+  const released = ladder.release();
+  await answer(monitor, 1, sentBytes(0, 50));
+  await answer(monitor, 2);
+  await released;
   for (const number of [1, 2, 3, 4]) pass(number);
-  const [first] = await monitor.received(1);
-  monitor.say({ return: {}, id: first?.['id'] });
+  await answer(monitor, 3);
   for (const number of [5, 6]) pass(number);
-  const sent = await monitor.received(2);
-  monitor.say({ return: {}, id: sent[1]?.['id'] });
-  expect(sent.map((message) => message['arguments'])).toEqual([
+  await answer(monitor, 4);
+  const sent = await monitor.received(4);
+  expect(sent.slice(2).map((message) => message['arguments'])).toEqual([
     { 'downtime-limit': 60 },
     { 'downtime-limit': 100 },
   ]);
 });
 
+test('nothing is asked of QEMU while the guest stands still', async () => {
+  const { monitor, ladder, pass } = await climb(100);
+  using _ladder = ladder;
+  const released = ladder.release();
+  await answer(monitor, 1, sentBytes(0, 50));
+  await answer(monitor, 2);
+  await released;
+  monitor.say({ event: 'STOP', data: {}, timestamp: {} });
+  pass(4);
+  monitor.say({ event: 'RESUME', data: {}, timestamp: {} });
+  pass(5);
+  expect((await answer(monitor, 3))?.['arguments']).toEqual({ 'downtime-limit': 100 });
+});
+
 test('a raise that QEMU refuses is reported, and nothing is thrown', async () => {
   const { monitor, ladder, pass, reported } = await climb(100);
   using _ladder = ladder;
+  const released = ladder.release();
+  await answer(monitor, 1, sentBytes(0, 50));
+  await answer(monitor, 2);
+  await released;
   pass(4);
-  const [first] = await monitor.received(1);
-  monitor.say({ error: { class: 'GenericError', desc: 'No.' }, id: first?.['id'] });
+  const sent = (await monitor.received(3))[2];
+  monitor.say({ error: { class: 'GenericError', desc: 'No.' }, id: sent?.['id'] });
   expect(await reported.promise).toBe('raise the downtime limit');
 });

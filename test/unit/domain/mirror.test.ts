@@ -9,8 +9,10 @@ const disk = (diskId: string, mirrored = true): LaunchDisk => ({
   mirrored,
   imageSha256: '',
 });
-const offer = (diskId: string) => ({ diskId, exportName: `nonce-of-${diskId}` });
+const offer = (diskId: string) => ({ diskId, exportName: `nonce-of-${diskId}`, ticket: '' });
 const server = (...diskIds: string[]) => ({
+  transport: 'direct' as const,
+  host: 'there',
   address: '127.0.0.1',
   port: 49_500,
   pskIdentity: 'm.1',
@@ -101,6 +103,24 @@ test('a mirror that an error has stopped has failed at once, though its job goes
     side: 'destination',
     facts: { qemu_error: 'No space left on device' },
   });
+});
+
+test('what broke the stream is why the mirror failed', async () => {
+  const one = mirror(ready);
+  one.broke(new Error('The peer is gone.'));
+  one.broke(new Error('And so is everything else.'));
+  one.stop('Input/output error');
+  expect(one.hasFailed).toBe(true);
+  await expect(one.settled).rejects.toMatchObject({ cause: { message: 'The peer is gone.' } });
+});
+
+test('a mirror that an earlier life has left may be write-blocking, and one that is new is not', () => {
+  const one = mirror();
+  expect(one.writeBlocking).toBe(false);
+  one.adopt();
+  expect(one.writeBlocking).toBeUndefined();
+  one.block();
+  expect(one.writeBlocking).toBe(true);
 });
 
 test('events of other jobs, and other statuses, change nothing', async () => {

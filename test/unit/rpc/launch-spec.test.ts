@@ -16,7 +16,7 @@ import { LaunchSpec as WireLaunchSpec } from '../../../src/gen/drover/v1/launch_
 import { PrepareRequest } from '../../../src/gen/drover/v1/peer_service.js';
 import { identityArguments } from '../../../src/process/identity-arguments.js';
 import { launchSpecFromWire, launchSpecToWire } from '../../../src/rpc/convert-launch-spec.js';
-import { peerDefinition } from '../../../src/rpc/ram-codec.js';
+import { peerDefinition } from '../../../src/rpc/peer-definition.js';
 import { type DomainSpec, parseDomainSpec } from '../../../src/spec/domain-spec.js';
 import { ReasonedError } from '../../../src/util/reasoned-error.js';
 import { HOSTILE_STRINGS, launchSpec } from '../../fuzz/samples.js';

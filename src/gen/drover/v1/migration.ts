@@ -56,7 +56,13 @@ export interface Migration {
     | Summary
     | undefined;
   /** Why it failed. Set only in `STATE_FAILED`, `STATE_CANCELLED` and `STATE_IN_DOUBT`. */
-  failure: Failure | undefined;
+  failure:
+    | Failure
+    | undefined;
+  /** How disks and RAM travel. Unspecified before the mirror phase. */
+  transport: Migration_Transport;
+  /** Why they travel so, in words: for example "asked for", or what came of trying a data port. */
+  transportReason: string;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -361,6 +367,85 @@ export function migration_RunningOnToNumber(object: Migration_RunningOn): number
   }
 }
 
+/** How disks and RAM get to the destination. */
+export const Migration_Transport = {
+  /** UNSPECIFIED - Not chosen yet; in requests the same as auto. */
+  UNSPECIFIED: "TRANSPORT_UNSPECIFIED",
+  /** AUTO - Direct where the source reaches the destination's data ports, else stream. Never in answers. */
+  AUTO: "TRANSPORT_AUTO",
+  /** DIRECT - From QEMU to QEMU, under TLS with keys made for this migration. */
+  DIRECT: "TRANSPORT_DIRECT",
+  /**
+   * STREAM - Through both agents, under TLS with their certificates: one port of the destination besides that
+   * of the calls is all that must be open.
+   */
+  STREAM: "TRANSPORT_STREAM",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type Migration_Transport = typeof Migration_Transport[keyof typeof Migration_Transport];
+
+export namespace Migration_Transport {
+  export type UNSPECIFIED = typeof Migration_Transport.UNSPECIFIED;
+  export type AUTO = typeof Migration_Transport.AUTO;
+  export type DIRECT = typeof Migration_Transport.DIRECT;
+  export type STREAM = typeof Migration_Transport.STREAM;
+  export type UNRECOGNIZED = typeof Migration_Transport.UNRECOGNIZED;
+}
+
+export function migration_TransportFromJSON(object: any): Migration_Transport {
+  switch (object) {
+    case 0:
+    case "TRANSPORT_UNSPECIFIED":
+      return Migration_Transport.UNSPECIFIED;
+    case 1:
+    case "TRANSPORT_AUTO":
+      return Migration_Transport.AUTO;
+    case 2:
+    case "TRANSPORT_DIRECT":
+      return Migration_Transport.DIRECT;
+    case 3:
+    case "TRANSPORT_STREAM":
+      return Migration_Transport.STREAM;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Migration_Transport.UNRECOGNIZED;
+  }
+}
+
+export function migration_TransportToJSON(object: Migration_Transport): string {
+  switch (object) {
+    case Migration_Transport.UNSPECIFIED:
+      return "TRANSPORT_UNSPECIFIED";
+    case Migration_Transport.AUTO:
+      return "TRANSPORT_AUTO";
+    case Migration_Transport.DIRECT:
+      return "TRANSPORT_DIRECT";
+    case Migration_Transport.STREAM:
+      return "TRANSPORT_STREAM";
+    case Migration_Transport.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function migration_TransportToNumber(object: Migration_Transport): number {
+  switch (object) {
+    case Migration_Transport.UNSPECIFIED:
+      return 0;
+    case Migration_Transport.AUTO:
+      return 1;
+    case Migration_Transport.DIRECT:
+      return 2;
+    case Migration_Transport.STREAM:
+      return 3;
+    case Migration_Transport.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** When a phase began and ended. */
 export interface PhaseTime {
   /** The phase. */
@@ -491,6 +576,8 @@ function createBaseMigration(): Migration {
     ram: undefined,
     summary: undefined,
     failure: undefined,
+    transport: Migration_Transport.UNSPECIFIED,
+    transportReason: "",
     _unknownFields: {},
   };
 }
@@ -547,6 +634,12 @@ export const Migration: MessageFns<Migration> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(138).fork()).join();
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      writer.uint32(144).int32(migration_TransportToNumber(message.transport));
+    }
+    if (message.transportReason !== "") {
+      writer.uint32(154).string(message.transportReason);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -708,6 +801,22 @@ export const Migration: MessageFns<Migration> = {
             message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.transport = migration_TransportFromJSON(reader.int32());
+            continue;
+          }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.transportReason = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -785,6 +894,14 @@ export const Migration: MessageFns<Migration> = {
       ram: isSet(object.ram) ? RamProgress.fromJSON(object.ram) : undefined,
       summary: isSet(object.summary) ? Summary.fromJSON(object.summary) : undefined,
       failure: isSet(object.failure) ? Failure.fromJSON(object.failure) : undefined,
+      transport: isSet(object.transport)
+        ? migration_TransportFromJSON(object.transport)
+        : Migration_Transport.UNSPECIFIED,
+      transportReason: isSet(object.transportReason)
+        ? globalThis.String(object.transportReason)
+        : isSet(object.transport_reason)
+        ? globalThis.String(object.transport_reason)
+        : "",
     };
   },
 
@@ -841,6 +958,12 @@ export const Migration: MessageFns<Migration> = {
     if (message.failure !== undefined) {
       obj.failure = Failure.toJSON(message.failure);
     }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      obj.transport = migration_TransportToJSON(message.transport);
+    }
+    if (message.transportReason !== "") {
+      obj.transportReason = message.transportReason;
+    }
     return obj;
   },
 
@@ -870,6 +993,8 @@ export const Migration: MessageFns<Migration> = {
     message.failure = (object.failure !== undefined && object.failure !== null)
       ? Failure.fromPartial(object.failure)
       : undefined;
+    message.transport = object.transport ?? Migration_Transport.UNSPECIFIED;
+    message.transportReason = object.transportReason ?? "";
     return message;
   },
 };

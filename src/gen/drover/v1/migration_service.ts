@@ -8,7 +8,13 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
-import { Migration } from "./migration.js";
+import {
+  Migration,
+  Migration_Transport,
+  migration_TransportFromJSON,
+  migration_TransportToJSON,
+  migration_TransportToNumber,
+} from "./migration.js";
 
 export const protobufPackage = "drover.v1";
 
@@ -24,8 +30,20 @@ export interface StartMigrationRequest {
   migrationId: string;
   /** The longest downtime that QEMU may plan for, in milliseconds, 1 to 60000. 0 means 300. */
   downtimeLimitMs: number;
-  /** The most that disks may send together, and RAM by itself, in bytes per second. 0 means unlimited. */
+  /** The most that disks and RAM may send together, in bytes per second. 0 means unlimited. */
   maxBandwidthBytesPerS: number;
+  /** How disks and RAM are to travel. Unspecified means auto. */
+  transport: Migration_Transport;
+  /**
+   * The guest's own use of its disks comes before speed: the disks are copied more slowly where the
+   * guest suffers.
+   */
+  gentle: boolean;
+  /**
+   * How much of the link it gets beside other migrations, and how soon its turn to send RAM comes,
+   * 1 to 100. 0 means 10.
+   */
+  weight: number;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -286,6 +304,9 @@ function createBaseStartMigrationRequest(): StartMigrationRequest {
     migrationId: "",
     downtimeLimitMs: 0,
     maxBandwidthBytesPerS: 0,
+    transport: Migration_Transport.UNSPECIFIED,
+    gentle: false,
+    weight: 0,
     _unknownFields: {},
   };
 }
@@ -306,6 +327,15 @@ export const StartMigrationRequest: MessageFns<StartMigrationRequest> = {
     }
     if (message.maxBandwidthBytesPerS !== 0) {
       writer.uint32(40).uint64(message.maxBandwidthBytesPerS);
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      writer.uint32(48).int32(migration_TransportToNumber(message.transport));
+    }
+    if (message.gentle !== false) {
+      writer.uint32(56).bool(message.gentle);
+    }
+    if (message.weight !== 0) {
+      writer.uint32(64).uint32(message.weight);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -371,6 +401,30 @@ export const StartMigrationRequest: MessageFns<StartMigrationRequest> = {
             message.maxBandwidthBytesPerS = longToNumber(reader.uint64());
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.transport = migration_TransportFromJSON(reader.int32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.gentle = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.weight = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -414,6 +468,11 @@ export const StartMigrationRequest: MessageFns<StartMigrationRequest> = {
         : isSet(object.max_bandwidth_bytes_per_s)
         ? globalThis.Number(object.max_bandwidth_bytes_per_s)
         : 0,
+      transport: isSet(object.transport)
+        ? migration_TransportFromJSON(object.transport)
+        : Migration_Transport.UNSPECIFIED,
+      gentle: isSet(object.gentle) ? globalThis.Boolean(object.gentle) : false,
+      weight: isSet(object.weight) ? globalThis.Number(object.weight) : 0,
     };
   },
 
@@ -434,6 +493,15 @@ export const StartMigrationRequest: MessageFns<StartMigrationRequest> = {
     if (message.maxBandwidthBytesPerS !== 0) {
       obj.maxBandwidthBytesPerS = Math.round(message.maxBandwidthBytesPerS);
     }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      obj.transport = migration_TransportToJSON(message.transport);
+    }
+    if (message.gentle !== false) {
+      obj.gentle = message.gentle;
+    }
+    if (message.weight !== 0) {
+      obj.weight = Math.round(message.weight);
+    }
     return obj;
   },
 
@@ -447,6 +515,9 @@ export const StartMigrationRequest: MessageFns<StartMigrationRequest> = {
     message.migrationId = object.migrationId ?? "";
     message.downtimeLimitMs = object.downtimeLimitMs ?? 0;
     message.maxBandwidthBytesPerS = object.maxBandwidthBytesPerS ?? 0;
+    message.transport = object.transport ?? Migration_Transport.UNSPECIFIED;
+    message.gentle = object.gentle ?? false;
+    message.weight = object.weight ?? 0;
     return message;
   },
 };

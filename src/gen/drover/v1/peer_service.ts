@@ -9,6 +9,12 @@ import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Failure } from "./failure.js";
 import { LaunchSpec } from "./launch_spec.js";
+import {
+  Migration_Transport,
+  migration_TransportFromJSON,
+  migration_TransportToJSON,
+  migration_TransportToNumber,
+} from "./migration.js";
 
 export const protobufPackage = "drover.v1";
 
@@ -252,22 +258,44 @@ export interface PrepareResponse {
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
-/** Request of `ExportDisks`. */
-export interface ExportDisksRequest {
+/** Request of `ProbeData`. */
+export interface ProbeDataRequest {
   /** The migration. */
   header: PeerHeader | undefined;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
+/** Response of `ProbeData`. */
+export interface ProbeDataResponse {
+  /** Where the port is open, for one connection and at most ten seconds. */
+  address: string;
+  /** The port. */
+  port: number;
+  /** What whoever connects gets to read: it proves that the right host was reached. */
+  nonce: string;
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
+/** Request of `ExportDisks`. */
+export interface ExportDisksRequest {
+  /** The migration. */
+  header:
+    | PeerHeader
+    | undefined;
+  /** How the blocks are to travel: direct or stream. */
+  transport: Migration_Transport;
+  _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
+}
+
 /** Response of `ExportDisks`. */
 export interface ExportDisksResponse {
-  /** Where the NBD server listens. */
+  /** Where the NBD server listens, or the data door. */
   address: string;
   /** Its port. */
   port: number;
-  /** The identity that belongs to the key. */
+  /** The identity that belongs to the key. Empty for a stream. */
   pskIdentity: string;
-  /** The pre-shared key of this migration. Never logged. */
+  /** The pre-shared key of this migration. Never logged. Empty for a stream. */
   psk: Buffer;
   /** The exports, one for each mirrored disk. */
   exports: DiskExport[];
@@ -280,51 +308,61 @@ export interface DiskExport {
   diskId: string;
   /** The name of the export: a nonce of this incoming QEMU. */
   exportName: string;
+  /** Opens the data door for this disk, once. Empty unless it travels as a stream. */
+  ticket: string;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
 /** Request of `AcceptRam`. */
 export interface AcceptRamRequest {
   /** The migration. */
-  header: PeerHeader | undefined;
+  header:
+    | PeerHeader
+    | undefined;
+  /** How the RAM is to travel: direct or stream. */
+  transport: Migration_Transport;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
 /** Response of `AcceptRam`. */
 export interface AcceptRamResponse {
-  /** Opens one `StreamRam`, once. */
+  /** The first line of the connection that brings the RAM; good once. */
   ticket: string;
+  /** Where the destination's agent waits for that connection: a data port, or the data door. */
+  address: string;
+  /** Its port. */
+  port: number;
+  /** The identity that belongs to the key. Empty for a stream. */
+  pskIdentity: string;
+  /** The pre-shared key of this migration. Never logged. Empty for a stream. */
+  psk: Buffer;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
-/** Request of `StreamRam`. */
-export interface StreamRamRequest {
-  /** What is in this message. */
-  content:
-    | //
-    /** The ticket; in the first message and only there. */
-    { $case: "ticket"; value: string }
-    | //
-    /** Bytes of the RAM stream, at most 256 KiB. */
-    { $case: "data"; value: Buffer }
-    | //
-    /** No more bytes will come this way. */
-    { $case: "end"; value: boolean }
+/** Request of `ShareIngress`. */
+export interface ShareIngressRequest {
+  /** The migration. */
+  header:
+    | PeerHeader
     | undefined;
+  /** How much of the link it should have beside others, 1 to 100. */
+  weight: number;
+  /** The source is about to send RAM and waits for its turn, or has it. */
+  wantRamTurn: boolean;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
-/** Response of `StreamRam`. */
-export interface StreamRamResponse {
-  /** What is in this message. */
-  content:
-    | //
-    /** Bytes of the return path, at most 256 KiB. */
-    { $case: "data"; value: Buffer }
-    | //
-    /** No more bytes will come this way. */
-    { $case: "end"; value: boolean }
-    | undefined;
+/** Response of `ShareIngress`. */
+export interface ShareIngressResponse {
+  /** The most that disks and RAM may send together, in bytes per second. 0 means unlimited. */
+  bytesPerS: number;
+  /** The RAM of this migration may come now. */
+  ramTurn: boolean;
+  /**
+   * How long the answer counts, in milliseconds: whoever has not asked again by then has no share and
+   * no turn any more.
+   */
+  validMs: number;
   _unknownFields?: { [key: number]: Uint8Array[] } | undefined;
 }
 
@@ -1160,14 +1198,219 @@ export const PrepareResponse: MessageFns<PrepareResponse> = {
   },
 };
 
-function createBaseExportDisksRequest(): ExportDisksRequest {
+function createBaseProbeDataRequest(): ProbeDataRequest {
   return { header: undefined, _unknownFields: {} };
+}
+
+export const ProbeDataRequest: MessageFns<ProbeDataRequest> = {
+  encode(message: ProbeDataRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.header !== undefined) {
+      PeerHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProbeDataRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProbeDataRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.header = PeerHeader.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ProbeDataRequest {
+    return { header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined };
+  },
+
+  toJSON(message: ProbeDataRequest): unknown {
+    const obj: any = {};
+    if (message.header !== undefined) {
+      obj.header = PeerHeader.toJSON(message.header);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ProbeDataRequest>): ProbeDataRequest {
+    return ProbeDataRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ProbeDataRequest>): ProbeDataRequest {
+    const message = createBaseProbeDataRequest();
+    message.header = (object.header !== undefined && object.header !== null)
+      ? PeerHeader.fromPartial(object.header)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseProbeDataResponse(): ProbeDataResponse {
+  return { address: "", port: 0, nonce: "", _unknownFields: {} };
+}
+
+export const ProbeDataResponse: MessageFns<ProbeDataResponse> = {
+  encode(message: ProbeDataResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.address !== "") {
+      writer.uint32(10).string(message.address);
+    }
+    if (message.port !== 0) {
+      writer.uint32(16).uint32(message.port);
+    }
+    if (message.nonce !== "") {
+      writer.uint32(26).string(message.nonce);
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
+        }
+      }
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProbeDataResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProbeDataResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.nonce = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ProbeDataResponse {
+    return {
+      address: isSet(object.address) ? globalThis.String(object.address) : "",
+      port: isSet(object.port) ? globalThis.Number(object.port) : 0,
+      nonce: isSet(object.nonce) ? globalThis.String(object.nonce) : "",
+    };
+  },
+
+  toJSON(message: ProbeDataResponse): unknown {
+    const obj: any = {};
+    if (message.address !== "") {
+      obj.address = message.address;
+    }
+    if (message.port !== 0) {
+      obj.port = Math.round(message.port);
+    }
+    if (message.nonce !== "") {
+      obj.nonce = message.nonce;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ProbeDataResponse>): ProbeDataResponse {
+    return ProbeDataResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ProbeDataResponse>): ProbeDataResponse {
+    const message = createBaseProbeDataResponse();
+    message.address = object.address ?? "";
+    message.port = object.port ?? 0;
+    message.nonce = object.nonce ?? "";
+    return message;
+  },
+};
+
+function createBaseExportDisksRequest(): ExportDisksRequest {
+  return { header: undefined, transport: Migration_Transport.UNSPECIFIED, _unknownFields: {} };
 }
 
 export const ExportDisksRequest: MessageFns<ExportDisksRequest> = {
   encode(message: ExportDisksRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.header !== undefined) {
       PeerHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      writer.uint32(16).int32(migration_TransportToNumber(message.transport));
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1201,6 +1444,14 @@ export const ExportDisksRequest: MessageFns<ExportDisksRequest> = {
             message.header = PeerHeader.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.transport = migration_TransportFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1222,13 +1473,21 @@ export const ExportDisksRequest: MessageFns<ExportDisksRequest> = {
   },
 
   fromJSON(object: any): ExportDisksRequest {
-    return { header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined };
+    return {
+      header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined,
+      transport: isSet(object.transport)
+        ? migration_TransportFromJSON(object.transport)
+        : Migration_Transport.UNSPECIFIED,
+    };
   },
 
   toJSON(message: ExportDisksRequest): unknown {
     const obj: any = {};
     if (message.header !== undefined) {
       obj.header = PeerHeader.toJSON(message.header);
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      obj.transport = migration_TransportToJSON(message.transport);
     }
     return obj;
   },
@@ -1241,6 +1500,7 @@ export const ExportDisksRequest: MessageFns<ExportDisksRequest> = {
     message.header = (object.header !== undefined && object.header !== null)
       ? PeerHeader.fromPartial(object.header)
       : undefined;
+    message.transport = object.transport ?? Migration_Transport.UNSPECIFIED;
     return message;
   },
 };
@@ -1399,7 +1659,7 @@ export const ExportDisksResponse: MessageFns<ExportDisksResponse> = {
 };
 
 function createBaseDiskExport(): DiskExport {
-  return { diskId: "", exportName: "", _unknownFields: {} };
+  return { diskId: "", exportName: "", ticket: "", _unknownFields: {} };
 }
 
 export const DiskExport: MessageFns<DiskExport> = {
@@ -1409,6 +1669,9 @@ export const DiskExport: MessageFns<DiskExport> = {
     }
     if (message.exportName !== "") {
       writer.uint32(18).string(message.exportName);
+    }
+    if (message.ticket !== "") {
+      writer.uint32(26).string(message.ticket);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1450,6 +1713,14 @@ export const DiskExport: MessageFns<DiskExport> = {
             message.exportName = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.ticket = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1482,6 +1753,7 @@ export const DiskExport: MessageFns<DiskExport> = {
         : isSet(object.export_name)
         ? globalThis.String(object.export_name)
         : "",
+      ticket: isSet(object.ticket) ? globalThis.String(object.ticket) : "",
     };
   },
 
@@ -1493,6 +1765,9 @@ export const DiskExport: MessageFns<DiskExport> = {
     if (message.exportName !== "") {
       obj.exportName = message.exportName;
     }
+    if (message.ticket !== "") {
+      obj.ticket = message.ticket;
+    }
     return obj;
   },
 
@@ -1503,18 +1778,22 @@ export const DiskExport: MessageFns<DiskExport> = {
     const message = createBaseDiskExport();
     message.diskId = object.diskId ?? "";
     message.exportName = object.exportName ?? "";
+    message.ticket = object.ticket ?? "";
     return message;
   },
 };
 
 function createBaseAcceptRamRequest(): AcceptRamRequest {
-  return { header: undefined, _unknownFields: {} };
+  return { header: undefined, transport: Migration_Transport.UNSPECIFIED, _unknownFields: {} };
 }
 
 export const AcceptRamRequest: MessageFns<AcceptRamRequest> = {
   encode(message: AcceptRamRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.header !== undefined) {
       PeerHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      writer.uint32(16).int32(migration_TransportToNumber(message.transport));
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1548,6 +1827,14 @@ export const AcceptRamRequest: MessageFns<AcceptRamRequest> = {
             message.header = PeerHeader.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.transport = migration_TransportFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1569,13 +1856,21 @@ export const AcceptRamRequest: MessageFns<AcceptRamRequest> = {
   },
 
   fromJSON(object: any): AcceptRamRequest {
-    return { header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined };
+    return {
+      header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined,
+      transport: isSet(object.transport)
+        ? migration_TransportFromJSON(object.transport)
+        : Migration_Transport.UNSPECIFIED,
+    };
   },
 
   toJSON(message: AcceptRamRequest): unknown {
     const obj: any = {};
     if (message.header !== undefined) {
       obj.header = PeerHeader.toJSON(message.header);
+    }
+    if (message.transport !== Migration_Transport.UNSPECIFIED) {
+      obj.transport = migration_TransportToJSON(message.transport);
     }
     return obj;
   },
@@ -1588,18 +1883,31 @@ export const AcceptRamRequest: MessageFns<AcceptRamRequest> = {
     message.header = (object.header !== undefined && object.header !== null)
       ? PeerHeader.fromPartial(object.header)
       : undefined;
+    message.transport = object.transport ?? Migration_Transport.UNSPECIFIED;
     return message;
   },
 };
 
 function createBaseAcceptRamResponse(): AcceptRamResponse {
-  return { ticket: "", _unknownFields: {} };
+  return { ticket: "", address: "", port: 0, pskIdentity: "", psk: Buffer.alloc(0), _unknownFields: {} };
 }
 
 export const AcceptRamResponse: MessageFns<AcceptRamResponse> = {
   encode(message: AcceptRamResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.ticket !== "") {
       writer.uint32(10).string(message.ticket);
+    }
+    if (message.address !== "") {
+      writer.uint32(18).string(message.address);
+    }
+    if (message.port !== 0) {
+      writer.uint32(24).uint32(message.port);
+    }
+    if (message.pskIdentity !== "") {
+      writer.uint32(34).string(message.pskIdentity);
+    }
+    if (message.psk.length !== 0) {
+      writer.uint32(42).bytes(message.psk);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1633,6 +1941,38 @@ export const AcceptRamResponse: MessageFns<AcceptRamResponse> = {
             message.ticket = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.pskIdentity = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.psk = Buffer.from(reader.bytes());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1654,13 +1994,35 @@ export const AcceptRamResponse: MessageFns<AcceptRamResponse> = {
   },
 
   fromJSON(object: any): AcceptRamResponse {
-    return { ticket: isSet(object.ticket) ? globalThis.String(object.ticket) : "" };
+    return {
+      ticket: isSet(object.ticket) ? globalThis.String(object.ticket) : "",
+      address: isSet(object.address) ? globalThis.String(object.address) : "",
+      port: isSet(object.port) ? globalThis.Number(object.port) : 0,
+      pskIdentity: isSet(object.pskIdentity)
+        ? globalThis.String(object.pskIdentity)
+        : isSet(object.psk_identity)
+        ? globalThis.String(object.psk_identity)
+        : "",
+      psk: isSet(object.psk) ? Buffer.from(bytesFromBase64(object.psk)) : Buffer.alloc(0),
+    };
   },
 
   toJSON(message: AcceptRamResponse): unknown {
     const obj: any = {};
     if (message.ticket !== "") {
       obj.ticket = message.ticket;
+    }
+    if (message.address !== "") {
+      obj.address = message.address;
+    }
+    if (message.port !== 0) {
+      obj.port = Math.round(message.port);
+    }
+    if (message.pskIdentity !== "") {
+      obj.pskIdentity = message.pskIdentity;
+    }
+    if (message.psk.length !== 0) {
+      obj.psk = base64FromBytes(message.psk);
     }
     return obj;
   },
@@ -1671,26 +2033,28 @@ export const AcceptRamResponse: MessageFns<AcceptRamResponse> = {
   fromPartial(object: DeepPartial<AcceptRamResponse>): AcceptRamResponse {
     const message = createBaseAcceptRamResponse();
     message.ticket = object.ticket ?? "";
+    message.address = object.address ?? "";
+    message.port = object.port ?? 0;
+    message.pskIdentity = object.pskIdentity ?? "";
+    message.psk = object.psk ?? Buffer.alloc(0);
     return message;
   },
 };
 
-function createBaseStreamRamRequest(): StreamRamRequest {
-  return { content: undefined, _unknownFields: {} };
+function createBaseShareIngressRequest(): ShareIngressRequest {
+  return { header: undefined, weight: 0, wantRamTurn: false, _unknownFields: {} };
 }
 
-export const StreamRamRequest: MessageFns<StreamRamRequest> = {
-  encode(message: StreamRamRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    switch (message.content?.$case) {
-      case "ticket":
-        writer.uint32(10).string(message.content.value);
-        break;
-      case "data":
-        writer.uint32(18).bytes(message.content.value);
-        break;
-      case "end":
-        writer.uint32(24).bool(message.content.value);
-        break;
+export const ShareIngressRequest: MessageFns<ShareIngressRequest> = {
+  encode(message: ShareIngressRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.header !== undefined) {
+      PeerHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message.weight !== 0) {
+      writer.uint32(16).uint32(message.weight);
+    }
+    if (message.wantRamTurn !== false) {
+      writer.uint32(24).bool(message.wantRamTurn);
     }
     if (message._unknownFields !== undefined) {
       for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
@@ -1703,7 +2067,7 @@ export const StreamRamRequest: MessageFns<StreamRamRequest> = {
     return writer;
   },
 
-  decode(input: BinaryReader | Uint8Array, length?: number): StreamRamRequest {
+  decode(input: BinaryReader | Uint8Array, length?: number): ShareIngressRequest {
     const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
     const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
     if (previousRecursionDepth >= 100) {
@@ -1712,7 +2076,7 @@ export const StreamRamRequest: MessageFns<StreamRamRequest> = {
     (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
     try {
       const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseStreamRamRequest();
+      const message = createBaseShareIngressRequest();
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
@@ -1721,142 +2085,7 @@ export const StreamRamRequest: MessageFns<StreamRamRequest> = {
               break;
             }
 
-            message.content = { $case: "ticket", value: reader.string() };
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.content = { $case: "data", value: Buffer.from(reader.bytes()) };
-            continue;
-          }
-          case 3: {
-            if (tag !== 24) {
-              break;
-            }
-
-            message.content = { $case: "end", value: reader.bool() };
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        const buf = reader.skip(tag & 7);
-
-        const list = message._unknownFields![tag];
-
-        if (list === undefined) {
-          message._unknownFields![tag] = [buf];
-        } else {
-          list.push(buf);
-        }
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): StreamRamRequest {
-    return {
-      content: isSet(object.ticket)
-        ? { $case: "ticket", value: globalThis.String(object.ticket) }
-        : isSet(object.data)
-        ? { $case: "data", value: Buffer.from(bytesFromBase64(object.data)) }
-        : isSet(object.end)
-        ? { $case: "end", value: globalThis.Boolean(object.end) }
-        : undefined,
-    };
-  },
-
-  toJSON(message: StreamRamRequest): unknown {
-    const obj: any = {};
-    if (message.content?.$case === "ticket") {
-      obj.ticket = message.content.value;
-    } else if (message.content?.$case === "data") {
-      obj.data = base64FromBytes(message.content.value);
-    } else if (message.content?.$case === "end") {
-      obj.end = message.content.value;
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<StreamRamRequest>): StreamRamRequest {
-    return StreamRamRequest.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<StreamRamRequest>): StreamRamRequest {
-    const message = createBaseStreamRamRequest();
-    switch (object.content?.$case) {
-      case "ticket": {
-        if (object.content?.value !== undefined && object.content?.value !== null) {
-          message.content = { $case: "ticket", value: object.content.value };
-        }
-        break;
-      }
-      case "data": {
-        if (object.content?.value !== undefined && object.content?.value !== null) {
-          message.content = { $case: "data", value: object.content.value };
-        }
-        break;
-      }
-      case "end": {
-        if (object.content?.value !== undefined && object.content?.value !== null) {
-          message.content = { $case: "end", value: object.content.value };
-        }
-        break;
-      }
-    }
-    return message;
-  },
-};
-
-function createBaseStreamRamResponse(): StreamRamResponse {
-  return { content: undefined, _unknownFields: {} };
-}
-
-export const StreamRamResponse: MessageFns<StreamRamResponse> = {
-  encode(message: StreamRamResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    switch (message.content?.$case) {
-      case "data":
-        writer.uint32(10).bytes(message.content.value);
-        break;
-      case "end":
-        writer.uint32(16).bool(message.content.value);
-        break;
-    }
-    if (message._unknownFields !== undefined) {
-      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
-        const tag = parseInt(key, 10);
-        for (const value of values) {
-          writer.uint32(tag).raw(value);
-        }
-      }
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): StreamRamResponse {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseStreamRamResponse();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.content = { $case: "data", value: Buffer.from(reader.bytes()) };
+            message.header = PeerHeader.decode(reader, reader.uint32());
             continue;
           }
           case 2: {
@@ -1864,7 +2093,15 @@ export const StreamRamResponse: MessageFns<StreamRamResponse> = {
               break;
             }
 
-            message.content = { $case: "end", value: reader.bool() };
+            message.weight = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.wantRamTurn = reader.bool();
             continue;
           }
         }
@@ -1887,45 +2124,171 @@ export const StreamRamResponse: MessageFns<StreamRamResponse> = {
     }
   },
 
-  fromJSON(object: any): StreamRamResponse {
+  fromJSON(object: any): ShareIngressRequest {
     return {
-      content: isSet(object.data)
-        ? { $case: "data", value: Buffer.from(bytesFromBase64(object.data)) }
-        : isSet(object.end)
-        ? { $case: "end", value: globalThis.Boolean(object.end) }
-        : undefined,
+      header: isSet(object.header) ? PeerHeader.fromJSON(object.header) : undefined,
+      weight: isSet(object.weight) ? globalThis.Number(object.weight) : 0,
+      wantRamTurn: isSet(object.wantRamTurn)
+        ? globalThis.Boolean(object.wantRamTurn)
+        : isSet(object.want_ram_turn)
+        ? globalThis.Boolean(object.want_ram_turn)
+        : false,
     };
   },
 
-  toJSON(message: StreamRamResponse): unknown {
+  toJSON(message: ShareIngressRequest): unknown {
     const obj: any = {};
-    if (message.content?.$case === "data") {
-      obj.data = base64FromBytes(message.content.value);
-    } else if (message.content?.$case === "end") {
-      obj.end = message.content.value;
+    if (message.header !== undefined) {
+      obj.header = PeerHeader.toJSON(message.header);
+    }
+    if (message.weight !== 0) {
+      obj.weight = Math.round(message.weight);
+    }
+    if (message.wantRamTurn !== false) {
+      obj.wantRamTurn = message.wantRamTurn;
     }
     return obj;
   },
 
-  create(base?: DeepPartial<StreamRamResponse>): StreamRamResponse {
-    return StreamRamResponse.fromPartial(base ?? {});
+  create(base?: DeepPartial<ShareIngressRequest>): ShareIngressRequest {
+    return ShareIngressRequest.fromPartial(base ?? {});
   },
-  fromPartial(object: DeepPartial<StreamRamResponse>): StreamRamResponse {
-    const message = createBaseStreamRamResponse();
-    switch (object.content?.$case) {
-      case "data": {
-        if (object.content?.value !== undefined && object.content?.value !== null) {
-          message.content = { $case: "data", value: object.content.value };
+  fromPartial(object: DeepPartial<ShareIngressRequest>): ShareIngressRequest {
+    const message = createBaseShareIngressRequest();
+    message.header = (object.header !== undefined && object.header !== null)
+      ? PeerHeader.fromPartial(object.header)
+      : undefined;
+    message.weight = object.weight ?? 0;
+    message.wantRamTurn = object.wantRamTurn ?? false;
+    return message;
+  },
+};
+
+function createBaseShareIngressResponse(): ShareIngressResponse {
+  return { bytesPerS: 0, ramTurn: false, validMs: 0, _unknownFields: {} };
+}
+
+export const ShareIngressResponse: MessageFns<ShareIngressResponse> = {
+  encode(message: ShareIngressResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.bytesPerS !== 0) {
+      writer.uint32(8).uint64(message.bytesPerS);
+    }
+    if (message.ramTurn !== false) {
+      writer.uint32(16).bool(message.ramTurn);
+    }
+    if (message.validMs !== 0) {
+      writer.uint32(24).uint32(message.validMs);
+    }
+    if (message._unknownFields !== undefined) {
+      for (const [key, values] of globalThis.Object.entries(message._unknownFields)) {
+        const tag = parseInt(key, 10);
+        for (const value of values) {
+          writer.uint32(tag).raw(value);
         }
-        break;
-      }
-      case "end": {
-        if (object.content?.value !== undefined && object.content?.value !== null) {
-          message.content = { $case: "end", value: object.content.value };
-        }
-        break;
       }
     }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ShareIngressResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseShareIngressResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.bytesPerS = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.ramTurn = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.validMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        const buf = reader.skip(tag & 7);
+
+        const list = message._unknownFields![tag];
+
+        if (list === undefined) {
+          message._unknownFields![tag] = [buf];
+        } else {
+          list.push(buf);
+        }
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ShareIngressResponse {
+    return {
+      bytesPerS: isSet(object.bytesPerS)
+        ? globalThis.Number(object.bytesPerS)
+        : isSet(object.bytes_per_s)
+        ? globalThis.Number(object.bytes_per_s)
+        : 0,
+      ramTurn: isSet(object.ramTurn)
+        ? globalThis.Boolean(object.ramTurn)
+        : isSet(object.ram_turn)
+        ? globalThis.Boolean(object.ram_turn)
+        : false,
+      validMs: isSet(object.validMs)
+        ? globalThis.Number(object.validMs)
+        : isSet(object.valid_ms)
+        ? globalThis.Number(object.valid_ms)
+        : 0,
+    };
+  },
+
+  toJSON(message: ShareIngressResponse): unknown {
+    const obj: any = {};
+    if (message.bytesPerS !== 0) {
+      obj.bytesPerS = Math.round(message.bytesPerS);
+    }
+    if (message.ramTurn !== false) {
+      obj.ramTurn = message.ramTurn;
+    }
+    if (message.validMs !== 0) {
+      obj.validMs = Math.round(message.validMs);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ShareIngressResponse>): ShareIngressResponse {
+    return ShareIngressResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ShareIngressResponse>): ShareIngressResponse {
+    const message = createBaseShareIngressResponse();
+    message.bytesPerS = object.bytesPerS ?? 0;
+    message.ramTurn = object.ramTurn ?? false;
+    message.validMs = object.validMs ?? 0;
     return message;
   },
 };
@@ -3239,7 +3602,22 @@ export const PeerServiceDefinition = {
       responseStream: false,
       options: { idempotencyLevel: "IDEMPOTENT" },
     },
-    /** Seed step 3: opens the NBD server on a free port and exports every mirrored disk. */
+    /**
+     * Opens one port of the data range for a moment, so that the source can try whether QEMU would reach
+     * QEMU. Whoever connects gets the nonce.
+     */
+    probeData: {
+      name: "ProbeData",
+      requestType: ProbeDataRequest as typeof ProbeDataRequest,
+      requestStream: false,
+      responseType: ProbeDataResponse as typeof ProbeDataResponse,
+      responseStream: false,
+      options: { idempotencyLevel: "IDEMPOTENT" },
+    },
+    /**
+     * Seed step 3: opens the NBD server on a free port, or behind the data door, and exports every
+     * mirrored disk.
+     */
     exportDisks: {
       name: "ExportDisks",
       requestType: ExportDisksRequest as typeof ExportDisksRequest,
@@ -3248,7 +3626,7 @@ export const PeerServiceDefinition = {
       responseStream: false,
       options: { idempotencyLevel: "IDEMPOTENT" },
     },
-    /** Seed step 6: makes the incoming QEMU wait for RAM. */
+    /** Seed step 6: makes the incoming QEMU wait for RAM, on a port of its own or behind the data door. */
     acceptRam: {
       name: "AcceptRam",
       requestType: AcceptRamRequest as typeof AcceptRamRequest,
@@ -3257,14 +3635,17 @@ export const PeerServiceDefinition = {
       responseStream: false,
       options: { idempotencyLevel: "IDEMPOTENT" },
     },
-    /** Seed step 5: carries the bytes of the RAM stream both ways. The first message is the ticket. */
-    streamRam: {
-      name: "StreamRam",
-      requestType: StreamRamRequest as typeof StreamRamRequest,
-      requestStream: true,
-      responseType: StreamRamResponse as typeof StreamRamResponse,
-      responseStream: true,
-      options: {},
+    /**
+     * Asks, about twice a second from the mirror phase on, how much of the destination's link this
+     * migration may use, and whether its RAM is next. Nothing of it is kept for longer than seconds.
+     */
+    shareIngress: {
+      name: "ShareIngress",
+      requestType: ShareIngressRequest as typeof ShareIngressRequest,
+      requestStream: false,
+      responseType: ShareIngressResponse as typeof ShareIngressResponse,
+      responseStream: false,
+      options: { idempotencyLevel: "IDEMPOTENT" },
     },
     /**
      * Answers when the incoming QEMU has everything, or fails when it never will. Ask again on
@@ -3329,18 +3710,29 @@ export const PeerServiceDefinition = {
 export interface PeerServiceImplementation<CallContextExt = {}> {
   /** Seed steps 1 and 2: checks, creates the images and starts QEMU with `-incoming defer`. */
   prepare(request: PrepareRequest, context: CallContext & CallContextExt): Promise<DeepPartial<PrepareResponse>>;
-  /** Seed step 3: opens the NBD server on a free port and exports every mirrored disk. */
+  /**
+   * Opens one port of the data range for a moment, so that the source can try whether QEMU would reach
+   * QEMU. Whoever connects gets the nonce.
+   */
+  probeData(request: ProbeDataRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ProbeDataResponse>>;
+  /**
+   * Seed step 3: opens the NBD server on a free port, or behind the data door, and exports every
+   * mirrored disk.
+   */
   exportDisks(
     request: ExportDisksRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ExportDisksResponse>>;
-  /** Seed step 6: makes the incoming QEMU wait for RAM. */
+  /** Seed step 6: makes the incoming QEMU wait for RAM, on a port of its own or behind the data door. */
   acceptRam(request: AcceptRamRequest, context: CallContext & CallContextExt): Promise<DeepPartial<AcceptRamResponse>>;
-  /** Seed step 5: carries the bytes of the RAM stream both ways. The first message is the ticket. */
-  streamRam(
-    request: AsyncIterable<StreamRamRequest>,
+  /**
+   * Asks, about twice a second from the mirror phase on, how much of the destination's link this
+   * migration may use, and whether its RAM is next. Nothing of it is kept for longer than seconds.
+   */
+  shareIngress(
+    request: ShareIngressRequest,
     context: CallContext & CallContextExt,
-  ): ServerStreamingMethodResult<DeepPartial<StreamRamResponse>>;
+  ): Promise<DeepPartial<ShareIngressResponse>>;
   /**
    * Answers when the incoming QEMU has everything, or fails when it never will. Ask again on
    * DEADLINE_EXCEEDED.
@@ -3370,18 +3762,29 @@ export interface PeerServiceImplementation<CallContextExt = {}> {
 export interface PeerServiceClient<CallOptionsExt = {}> {
   /** Seed steps 1 and 2: checks, creates the images and starts QEMU with `-incoming defer`. */
   prepare(request: DeepPartial<PrepareRequest>, options?: CallOptions & CallOptionsExt): Promise<PrepareResponse>;
-  /** Seed step 3: opens the NBD server on a free port and exports every mirrored disk. */
+  /**
+   * Opens one port of the data range for a moment, so that the source can try whether QEMU would reach
+   * QEMU. Whoever connects gets the nonce.
+   */
+  probeData(request: DeepPartial<ProbeDataRequest>, options?: CallOptions & CallOptionsExt): Promise<ProbeDataResponse>;
+  /**
+   * Seed step 3: opens the NBD server on a free port, or behind the data door, and exports every
+   * mirrored disk.
+   */
   exportDisks(
     request: DeepPartial<ExportDisksRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ExportDisksResponse>;
-  /** Seed step 6: makes the incoming QEMU wait for RAM. */
+  /** Seed step 6: makes the incoming QEMU wait for RAM, on a port of its own or behind the data door. */
   acceptRam(request: DeepPartial<AcceptRamRequest>, options?: CallOptions & CallOptionsExt): Promise<AcceptRamResponse>;
-  /** Seed step 5: carries the bytes of the RAM stream both ways. The first message is the ticket. */
-  streamRam(
-    request: AsyncIterable<DeepPartial<StreamRamRequest>>,
+  /**
+   * Asks, about twice a second from the mirror phase on, how much of the destination's link this
+   * migration may use, and whether its RAM is next. Nothing of it is kept for longer than seconds.
+   */
+  shareIngress(
+    request: DeepPartial<ShareIngressRequest>,
     options?: CallOptions & CallOptionsExt,
-  ): AsyncIterable<StreamRamResponse>;
+  ): Promise<ShareIngressResponse>;
   /**
    * Answers when the incoming QEMU has everything, or fails when it never will. Ask again on
    * DEADLINE_EXCEEDED.
@@ -3443,8 +3846,6 @@ function isObject(value: any): boolean {
 function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
-
-export type ServerStreamingMethodResult<Response> = { [Symbol.asyncIterator](): AsyncIterator<Response, void> };
 
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
