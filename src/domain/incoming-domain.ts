@@ -1,6 +1,8 @@
 import { readCpuTicks } from '../process/proc.js';
 import type { QemuProcess } from '../process/qemu-process.js';
 import { deferred } from '../util/deferred.js';
+import { removeFolder } from '../util/held-folder.js';
+import { untilAborted } from '../util/linked-signal.js';
 import type { DataDoors } from './data-ports.js';
 import { DiskServer } from './disk-server.js';
 import { DomainError } from './errors.js';
@@ -85,6 +87,8 @@ export class QemuIncomingDomain implements IncomingDomain {
   #beginning: Promise<IncomingQemu>;
   #exported: Promise<DiskServer> | undefined;
   #loaded: Promise<LoadedGuest> | undefined;
+  /** Fires when a further attempt begins. */
+  #superseded = new AbortController();
   #resumed: Promise<void> | undefined;
   /** True once the disk server may have ended: its mirrors cannot go on. */
   #closed = false;
@@ -142,6 +146,9 @@ export class QemuIncomingDomain implements IncomingDomain {
       if (this.#closed) throw noFurther('its disk server has stopped already');
       this.#attempt = attempt;
       this.#loaded = undefined;
+      // Whoever waits for the earlier one must not take the end of its QEMU for a death.
+      this.#superseded.abort(noFurther(`attempt ${attempt} has begun`));
+      this.#superseded = new AbortController();
       this.#beginning = this.#begin(attempt, options);
     } else if (attempt < this.#attempt) throw noFurther(`attempt ${attempt} is over`);
     const qemu = await this.#beginning;
@@ -159,7 +166,10 @@ export class QemuIncomingDomain implements IncomingDomain {
       allocated: this.#parts.allocated,
       report: this.#report,
     };
-    this.#loaded ??= guest.explained('loading the guest', loadGuest(load, options));
+    this.#loaded ??= guest.explained(
+      'loading the guest',
+      untilAborted(loadGuest(load, options), this.#superseded.signal),
+    );
     return await this.#loaded;
   }
 
@@ -197,6 +207,10 @@ export class QemuIncomingDomain implements IncomingDomain {
     const received = await ram?.catch(() => undefined);
     void (alive ? received?.close(this.#report) : received?.abandon(this.#report));
     await this.#parts.arrive({ alive, process });
+    // What is left of the QEMU that only served the disks.
+    if (this.#guest === this.#first) return;
+    const { directory } = this.#first;
+    await removeFolder(directory).catch((error) => this.#report('remove a run folder', error));
   }
 
   /**

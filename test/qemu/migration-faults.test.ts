@@ -120,22 +120,25 @@ describe('with real QEMU, when a migration fails', () => {
 
   it('because all data ports are taken, it says so', async () => {
     const [port = 0] = await freePorts(1);
-    const taken = createServer();
-    await new Promise<void>((resolve) => taken.listen(port, '127.0.0.1', resolve));
+    // One for the disks, one for the RAM.
+    const taken = [createServer(), createServer()];
+    for (const [index, server] of taken.entries()) {
+      await new Promise<void>((resolve) => server.listen(port + index, '127.0.0.1', resolve));
+    }
     try {
       hosts = await RealFleet.start(['alpha', 'beta'], {
         config: (_, config) => ({
           ...config,
-          data: { address: '127.0.0.1', ports: { first: port, last: port }, streamPort: 0 },
+          data: { address: '127.0.0.1', ports: { first: port, last: port + 1 }, streamPort: 0 },
         }),
       });
       const guest = await hosts.run('alpha', [{}]);
       const failed = await migrate(hosts.host('alpha'), 'web', 'beta');
       expect(failed.failure).toMatchObject({ reason: 'NO_PORT', side: 'SIDE_DESTINATION' });
-      await new Promise((resolve) => taken.close(resolve));
+      for (const server of taken) await new Promise((resolve) => server.close(resolve));
       await expectUnharmed(guest);
     } finally {
-      taken.close();
+      for (const server of taken) server.close();
     }
   });
 

@@ -100,7 +100,7 @@ describe('with real QEMU, a migration', () => {
       hosts = await RealFleet.start(['alpha', 'beta'], {
         config: (_, config) => ({
           ...config,
-          data: { address: '127.0.0.1', ports: { first, last: first + 1 }, streamPort: 0 },
+          data: { address: '127.0.0.1', ports: { first, last: first + 4 }, streamPort: 0 },
         }),
       });
       const guest = await hosts.run('alpha', [{}]);

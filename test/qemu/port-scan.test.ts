@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { DiskServerAddress } from '../../src/domain/launch-spec.js';
+import type { DiskServerAddress, RamServerAddress } from '../../src/domain/launch-spec.js';
 import { DomainSpec } from '../../src/gen/drover/v1/domain.js';
 import type { PeerHandler } from '../../src/migration/peer.js';
 import { parseAddress } from '../../src/util/address.js';
@@ -44,6 +44,8 @@ async function startOnOwnAddresses(handler: (handler: PeerHandler) => PeerHandle
       ...config,
       listen: { ...config.listen, address: own(host, config.listen.address) },
       data: { ...config.data, address: ADDRESSES[host] ?? '' },
+      // Both domains shall wait for their RAM at once.
+      link: { ...config.link, ramPhases: 2 },
       peers: config.peers.map(({ name, address }) => ({ name, address: own(name, address) })),
     }),
   });
@@ -55,6 +57,7 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
     const arrived = { first: deferred(), second: deferred() };
     const scanned = deferred();
     const servers: DiskServerAddress[] = [];
+    const doors: RamServerAddress[] = [];
     // The moment at which everything is open: disks are mirrored, and RAM may come.
     hosts = await startOnOwnAddresses((handler) =>
       wrapped(handler, {
@@ -65,6 +68,7 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
         },
         acceptRam: async (header, transport) => {
           const accepted = await handler.acceptRam(header, transport);
+          doors.push(accepted);
           if (header.domainUuid === guest.uuid) arrived.first.resolve();
           else arrived.second.resolve();
           await scanned.promise;
@@ -86,7 +90,7 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
       (await openPorts(ADDRESSES[host] ?? '')).filter((port) => !before.has(port));
     const found = { alpha: await mine('alpha'), beta: await mine('beta') };
     expect(found.alpha).toEqual([agentPort('alpha')]);
-    const open = [agentPort('beta'), ...servers.map(({ port }) => port)];
+    const open = [agentPort('beta'), ...[...servers, ...doors].map(({ port }) => port)];
     expect(found.beta).toEqual(open.sort((a, b) => a - b));
 
     for (const host of ['alpha', 'beta']) {
