@@ -80,6 +80,8 @@ function expected({ side, command, nth }: Point, fault: FaultName): Outcome {
   // The guest is on the destination already: the source's QEMU may end as it likes.
   if (point === 'source quit 1') return 'moves';
   if (fault === 'is refused' && NOT_NEEDED.has(point)) return 'moves';
+  // RAM that cannot begin is begun once more, into another QEMU.
+  if (fault === 'is refused' && point === 'source getfd 1') return 'moves';
   // The images are locked when nothing can bring the guest back any more.
   if (side === 'source' && command === 'blockdev-set-active') return 'moves';
   // From `cont` on the guest may have run there, so its images are the ones that count.
