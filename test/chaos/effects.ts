@@ -17,6 +17,7 @@ const EVENTS = new Set(['STOP', 'RESUME', 'MIGRATION', 'BLOCK_JOB_READY', 'BLOCK
 export class Effects {
   readonly #counts = new Map<string, number>();
   #order: Order = { id: 0, arms: [], disks: undefined };
+  #questions = 0;
 
   /** What the disks of the next incoming QEMU suffer from. */
   get disks(): Order['disks'] {
@@ -39,9 +40,11 @@ export class Effects {
     this.#counts.set(name, nth);
     const arm = this.#order.arms.find((one: Arm) => one.name === name && one.nth === nth);
     const atMs = Date.now();
-    say({ type: 'effect', name, nth, atMs, armed: arm !== undefined, detail });
-    if (arm?.action.type !== 'hold') return arm?.action;
-    hear();
+    const armed = arm !== undefined;
+    const question = arm?.action.type === 'hold' ? ++this.#questions : undefined;
+    say({ type: 'effect', name, nth, atMs, armed, question, detail });
+    if (question === undefined) return arm?.action;
+    hear(question);
     return undefined;
   }
 
@@ -52,8 +55,9 @@ export class Effects {
 
   /** The port of the driver that stands for a port of another host. */
   route(host: string, port: number, traffic: 'ram' | 'nbd'): number {
-    say({ type: 'route', host, port, traffic });
-    return hear().port ?? port;
+    const question = ++this.#questions;
+    say({ type: 'route', question, host, port, traffic });
+    return hear(question).port ?? port;
   }
 
   /** Hears what is said to and by one QEMU. */
@@ -86,8 +90,15 @@ function say(note: Note): void {
   for (let at = 0; at < bytes.length; ) at += writeSync(NOTES_FD, bytes, at);
 }
 
-/** Waits for one line of the driver; nothing else happens in this process meanwhile. */
-function hear(): Answer {
+/** Waits for the driver's answer to a question; nothing else happens in this process meanwhile. */
+function hear(question: number): Answer {
+  for (;;) {
+    const answer = hearLine();
+    if (answer.question === question) return answer;
+  }
+}
+
+function hearLine(): Answer {
   const bytes = Buffer.alloc(1);
   let line = '';
   for (;;) {

@@ -51,6 +51,8 @@ export class ChaosHost {
   #agent: ChildProcess | undefined;
   #orders = new Map<number, Deferred<void>>();
   #nextOrder = 1;
+  /** The question that the agent stands still for. */
+  #held: number | undefined;
   life = 0;
   /** What stands before `/etc`, `/proc` and the like for the agent. */
   #root = '/';
@@ -87,6 +89,7 @@ export class ChaosHost {
     closeSync(log);
     this.#agent = agent;
     this.#ending = 'crash';
+    this.#held = undefined;
     const life = ++this.life;
     const ready = deferred<void>();
     const lines = createInterface({ input: agent.stdio[3] as NodeJS.ReadableStream });
@@ -120,7 +123,8 @@ export class ChaosHost {
 
   /** Lets an agent go on that stands still at an armed effect. */
   release(): void {
-    this.#answer({});
+    if (this.#held !== undefined) this.#answer({ question: this.#held });
+    this.#held = undefined;
   }
 
   /** Ends the agent at once and waits until it is gone. */
@@ -217,12 +221,16 @@ export class ChaosHost {
         this.#orders.delete(note.id);
         break;
       case 'route':
-        this.#answer({ port: this.parts.route(note.traffic, note.port) });
+        this.#answer({
+          question: note.question,
+          port: this.parts.route(note.traffic, note.port),
+        });
         break;
       case 'label':
         this.parts.onLabel(this.name, note.migrationId, note.label);
         break;
       case 'effect':
+        this.#held = note.question ?? this.#held;
         this.parts.onEffect({ ...note, host: this.name, life });
     }
   }

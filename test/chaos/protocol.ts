@@ -63,6 +63,8 @@ export type Note =
       readonly atMs: number;
       /** True when the agent came to an armed effect; it stands still if that was a hold. */
       readonly armed: boolean;
+      /** The agent stands still until the question of this number has been answered. */
+      readonly question: number | undefined;
       /** What was said, as far as a reader of the trace needs it. */
       readonly detail: unknown;
     }
@@ -71,13 +73,15 @@ export type Note =
   /** Asks at which port of the driver this port of `host` can be reached. Waits for the answer. */
   | {
       readonly type: 'route';
+      readonly question: number;
       readonly host: string;
       readonly port: number;
       readonly traffic: 'ram' | 'nbd';
     };
 
-/** The answer to a hold or to a route. */
+/** The answer to a hold or to a route, whose number it bears: one may come that nobody waits for. */
 export interface Answer {
+  readonly question: number;
   readonly port?: number;
 }
 
