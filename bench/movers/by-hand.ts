@@ -145,11 +145,12 @@ class HandGuest implements MovedGuest {
       downtimeLimitMs: DOWNTIME_LIMIT_MS,
       way: this.#way(to, key),
     });
-    const doneMs = performance.now();
     const images = this.imagePaths;
     this.#host = to;
     this.#qemus = [destination];
+    // It is done when the source's QEMU is gone, as with all others.
     await source.quit();
+    const doneMs = performance.now();
     for (const path of images) await rm(path);
     return doneMs;
   }

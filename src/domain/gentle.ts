@@ -9,7 +9,14 @@ const ENOUGH_PART = 0.9;
 /** ...and its writes take this much longer: one that has less to write does not suffer. */
 const SLOWER_FACTOR = 1.1;
 
-/** The mirrors slow down quickly and speed up slowly, by these factors twice a second. */
+/** How fast all mirrors together begin, in bytes per second. */
+export const GENTLE_FIRST_BYTES_PER_S = 32 * 1024 ** 2;
+
+/**
+ * Twice a second the mirrors change by these factors: up quickly until the guest has suffered once,
+ * then down quickly and up slowly.
+ */
+const FIRST_UP_FACTOR = 1.5;
 const DOWN_FACTOR = 0.7;
 const UP_FACTOR = 1.1;
 
@@ -30,27 +37,35 @@ export class GentleControl {
   readonly #before: DiskLoad;
   #limit = 0;
   #idleLooks = 0;
+  #hasSuffered = false;
 
   /** `before`: what the guest did while nothing was mirrored. */
   constructor(before: DiskLoad) {
     this.#before = before;
+    if (before.operationsPerSecond > 0) this.#limit = GENTLE_FIRST_BYTES_PER_S;
+  }
+
+  /** The limit for all mirrors together in bytes per second, 0 for none. */
+  get limit(): number {
+    return Math.round(this.#limit);
   }
 
   /**
-   * The limit for all mirrors together in bytes per second, 0 for none, after a look at what the
-   * guest does now and at what the mirrors copy.
+   * The limit after a look at what the guest does now and at what the mirrors copy in bytes per
+   * second.
    */
   next(now: DiskLoad, copiedBytesPerSecond: number): number {
     if (this.#before.operationsPerSecond === 0) return 0;
     this.#idleLooks = now.operationsPerSecond === 0 ? this.#idleLooks + 1 : 0;
     if (this.#suffers(now)) {
-      const from = this.#limit === 0 ? copiedBytesPerSecond : this.#limit;
-      this.#limit = Math.max(GENTLE_FLOOR_BYTES_PER_S, from * DOWN_FACTOR);
-    } else if (this.#limit > 0 && copiedBytesPerSecond > this.#limit / 2) {
-      this.#limit *= UP_FACTOR;
+      this.#hasSuffered = true;
+      this.#limit = Math.max(GENTLE_FLOOR_BYTES_PER_S, this.#limit * DOWN_FACTOR);
+    } else if (copiedBytesPerSecond > this.#limit / 2) {
+      this.#limit *= this.#hasSuffered ? UP_FACTOR : FIRST_UP_FACTOR;
     }
-    return Math.round(this.#limit);
+    return this.limit;
   }
+
   #suffers(now: DiskLoad): boolean {
     // Writes that have not ended yet have no latency to tell.
     if (this.#idleLooks > 0) return this.#idleLooks <= IDLE_LOOKS;

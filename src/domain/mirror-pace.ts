@@ -49,6 +49,7 @@ export class MirrorPace {
   constructor(parts: MirrorPaceParts) {
     this.#parts = parts;
     this.#total = parts.speed;
+    this.#gentleLimit = parts.gentle?.limit ?? 0;
     this.#running = new Set(parts.mirrors.map(({ diskId }) => diskId));
     this.#convergence = new Map(
       parts.mirrors.map((mirror) => [mirror, new Convergence(mirror.progress.totalBytes)]),
@@ -59,11 +60,11 @@ export class MirrorPace {
   get firstSpeed(): number {
     const { mirrors } = this.#parts;
     const [first] = sharesOf(
-      this.#total,
+      this.#limit,
       mirrors.map(({ diskId }) => diskId),
       this.#running,
     ).values();
-    return first ?? this.#total;
+    return first ?? this.#limit;
   }
 
   /** Begins to look. The jobs have `firstSpeed`, or what is in `speeds` by disk id. */

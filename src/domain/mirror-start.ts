@@ -34,8 +34,12 @@ export interface MirrorStart {
 
 /** The fastest link that buffers are made for, in bytes per second. */
 const FASTEST_LINK_BYTES_PER_S = 1.25e9;
-/** QEMU's own buffer, and the largest that is worth its memory. */
-const BUFFER_BYTES = { least: 16 * 1024 ** 2, most: 256 * 1024 ** 2 };
+/**
+ * Four of QEMU's pieces, which keep a near link busy, and the largest that is worth its memory. All
+ * that is on its way stands before the guest's own writes: with QEMU's default of 16 MiB a guest
+ * that wrote without a pause got a fifth less done (docs/performance.md).
+ */
+const BUFFER_BYTES = { least: 4 * 1024 ** 2, most: 256 * 1024 ** 2 };
 
 /**
  * How many bytes of a mirror may be on their way at once: twice what a fast link holds. Undefined,

@@ -5,7 +5,7 @@ const MIB = 1024 ** 2;
 
 test.each([
   [undefined, undefined],
-  [0.1, 16 * MIB],
+  [0.1, 4 * MIB],
   [10, 25_000_000],
   [50, 125_000_000],
   [500, 256 * MIB],
