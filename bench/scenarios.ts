@@ -143,5 +143,11 @@ export const SCENARIOS: readonly Scenario[] = [
     rounds: 1,
   },
   { name: 'slow', title: 'link of 200 Mb/s', link: SLOW, guest: TINY, movers: MAIN },
-  { name: 'far', title: 'link with 10 ms of delay', link: FAR, guest: IDLE, movers: [...MAIN, 'floor-tls'] },
+  {
+    name: 'far',
+    title: 'link with 10 ms of delay',
+    link: FAR,
+    guest: IDLE,
+    movers: [...MAIN, 'floor-tls'],
+  },
 ];
