@@ -21,7 +21,7 @@ process.on('message', (order: Order) => effects.obey(order));
 // Without its driver it is of no use to anybody.
 process.on('disconnect', () => process.exit(1));
 
-slowRam(setup.ramBandwidth);
+slowRam(effects);
 const launcher = new DetachedLauncher();
 const log = createLogger({ host: config.host }, process.env);
 const agent = await startAgent(config, log, {

@@ -94,18 +94,18 @@ export function chaoticHandler(handler: PeerHandler, effects: Effects): PeerHand
 }
 
 /**
- * Lets every QEMU send RAM no faster than this, in bytes per second; 0 is no limit. The limit that a
- * caller may set is for disks, too, which must not take as long.
+ * Lets every QEMU send RAM no faster than the driver wants. The limit that a caller may set is for
+ * disks, too, which must not take as long.
  */
-export function slowRam(bytesPerSecond: number): void {
-  if (bytesPerSecond === 0) return;
+export function slowRam(effects: Effects): void {
   const client = QmpClient.prototype as unknown as { execute: AnyCall };
   const { execute } = client;
   client.execute = async function (this: QmpClient, command, args, ...rest) {
     const limited = (args ?? {}) as { 'max-bandwidth'?: number };
     const wanted = limited['max-bandwidth'];
-    if (wanted === undefined) return await execute.call(this, command, args, ...rest);
-    const slow = { ...limited, 'max-bandwidth': Math.min(wanted, bytesPerSecond) };
+    const most = effects.ramBandwidth;
+    if (wanted === undefined || most === 0) return await execute.call(this, command, args, ...rest);
+    const slow = { ...limited, 'max-bandwidth': Math.min(wanted, most) };
     return await execute.call(this, command, slow, ...rest);
   };
 }

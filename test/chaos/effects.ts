@@ -16,12 +16,17 @@ const EVENTS = new Set(['STOP', 'RESUME', 'MIGRATION', 'BLOCK_JOB_READY', 'BLOCK
 /** Tells the driver what this agent does, and stands still where the driver wants it to. */
 export class Effects {
   readonly #counts = new Map<string, number>();
-  #order: Order = { id: 0, arms: [], disks: undefined };
+  #order: Order = { id: 0, arms: [], disks: undefined, ramBandwidth: 0 };
   #questions = 0;
 
   /** What the disks of the next incoming QEMU suffer from. */
   get disks(): Order['disks'] {
     return this.#order.disks;
+  }
+
+  /** The most that RAM is sent with, in bytes per second; 0 is no limit. */
+  get ramBandwidth(): number {
+    return this.#order.ramBandwidth;
   }
 
   /** Begins to count anew, under these orders. */

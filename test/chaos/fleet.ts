@@ -30,7 +30,7 @@ export interface FleetSetup {
   readonly diskMib: number;
   /** How much of each disk is data that must be copied; the rest reads as zeros. */
   readonly dataMib?: number;
-  /** The most that RAM is sent with, in bytes per second; absent: as fast as it goes. */
+  /** The most that RAM is sent with until the fault strikes, in bytes per second. */
   readonly ramBandwidth?: number;
 }
 
@@ -193,7 +193,7 @@ export class ChaosFleet implements AsyncDisposable {
       const host = new ChaosHost({
         config,
         configFile,
-        setup: { consoles, ramBandwidth: this.setup.ramBandwidth ?? 0 },
+        setup: { consoles },
         operator,
         program: this.setup.program,
         home,

@@ -113,11 +113,11 @@ export class ChaosHost {
   }
 
   /** Sets what is to happen at which effects, and lets all of them be counted anew. */
-  async order(arms: readonly Arm[], disks?: DiskFault): Promise<void> {
+  async order(arms: readonly Arm[], disks?: DiskFault, ramBandwidth = 0): Promise<void> {
     const id = this.#nextOrder++;
     const done = deferred<void>();
     this.#orders.set(id, done);
-    this.#agent?.send({ id, arms, disks });
+    this.#agent?.send({ id, arms, disks, ramBandwidth });
     await done.promise;
   }
 

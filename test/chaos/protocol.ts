@@ -49,6 +49,8 @@ export interface Order {
   readonly id: number;
   readonly arms: readonly Arm[];
   readonly disks: DiskFault | undefined;
+  /** The most that RAM is sent with, in bytes per second, whatever the agent says; 0 is no limit. */
+  readonly ramBandwidth: number;
 }
 
 /** What an agent says. */
@@ -91,6 +93,4 @@ export interface AgentSetup {
   readonly root: string;
   /** The folder for the consoles of all QEMUs of this host. */
   readonly consoles: string;
-  /** The most that RAM is sent with, in bytes per second, whatever the agent says; 0 is no limit. */
-  readonly ramBandwidth: number;
 }

@@ -216,7 +216,9 @@ export class Stage implements AsyncDisposable {
     const action = fault.action?.(random) ?? { type: 'hold' };
     const arms = point ? [{ name: point.name, nth: point.nth, action }] : [];
     await Promise.all([
-      this.fleet.host(source).order(point?.side === 'source' ? arms : []),
+      this.fleet
+        .host(source)
+        .order(point?.side === 'source' ? arms : [], undefined, this.fleet.setup.ramBandwidth),
       this.fleet
         .host(destination)
         .order(point?.side === 'destination' ? arms : [], fault.disks?.(random)),
