@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { droverVersion } from '../../src/util/version.js';
 import { FAULTS } from './faults.js';
 import { PHASES } from './points.js';
@@ -30,7 +30,8 @@ const NOT_COVERED = [
 ];
 
 /**
- * Writes the table of all results in a folder, `results*.jsonl`, as Markdown.
+ * Writes the table of all results in a folder, `results*.jsonl`, as Markdown, and beside it what the
+ * bench's goals want to know of killed agents.
  *
  * @param notes What else readers should know, a paragraph each.
  */
@@ -62,6 +63,25 @@ export function writeTable(path: string, folder: string, notes: readonly string[
     '',
   ];
   writeFileSync(path, text.join('\n'));
+  const goOn = specials.filter(([name]) => name !== 'kill-window').flatMap(([, own]) => own);
+  const killed = `${JSON.stringify(killedAgents(struckOf(goOn)), undefined, 2)}\n`;
+  writeFileSync(join(dirname(path), 'killed-agents.json'), killed);
+}
+
+/** How many migrations went on although an agent was killed, and what was sent a second time. */
+function killedAgents(lines: readonly ResultLine[]): object {
+  const percent = (part: number, whole: number) => Math.round((part / whole) * 1000) / 10;
+  const succeeded = lines.filter(({ migration }) => migration === 'SUCCEEDED').length;
+  // All but the last of several mirrors or streams was in vain, each at most as large as the last.
+  const inVain = (bytes: number, times: number) => bytes * (1 - 1 / Math.max(1, times));
+  const again = (line: ResultLine) =>
+    inVain(line.diskBytes, line.mirrors) + inVain(line.ramBytes, line.sends);
+  const bytes = sum(lines, ({ diskBytes, ramBytes }) => diskBytes + ramBytes);
+  return {
+    runs: lines.length,
+    succeeded_percent: percent(succeeded, lines.length),
+    sent_again_percent: percent(sum(lines, again), bytes),
+  };
 }
 
 function read(path: string): ResultLine[] {
@@ -125,12 +145,12 @@ function specialTables(specials: readonly (readonly [string, readonly ResultLine
     const struck = struckOf(lines);
     if (struck.length === 0) return [];
     const succeeded = struck.filter(({ migration }) => migration === 'SUCCEEDED');
-    const again = struck.filter(({ mirrors }) => mirrors > 1);
+    const again = struck.filter(({ mirrors, sends }) => mirrors > 1 || sends > 1);
     const cells = [
       name,
       struck.length,
       succeeded.length,
-      name === 'kill-mirror' ? again.length : '',
+      name === 'kill-window' ? '' : again.length,
       worst(struck.map(({ saysMs }) => saysMs)),
       name === 'kill-window' ? worst(struck.map(({ guestMs }) => guestMs)) : '',
       failed(struck).length,
@@ -143,7 +163,7 @@ function specialTables(specials: readonly (readonly [string, readonly ResultLine
     '',
     'One of the two agents is killed with SIGKILL and started again at once.',
     '',
-    '| phase | runs | went on to success | copied again | longest until it says which (ms) | longest until the guest runs (ms) | failures |',
+    '| phase | runs | went on to success | sent again | longest until it says which (ms) | longest until the guest runs (ms) | failures |',
     '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
     ...rows,
     '',
