@@ -196,6 +196,8 @@ export class FrameReceiver implements Intake {
 
   #end(socket: Socket): void {
     this.#ended = false;
-    if (socket.writable) socket.end(this.#events.ended);
+    // A socket that fails is ended as well; its own error tells why.
+    socket.once('finish', () => this.#events.ended());
+    if (socket.writable) socket.end();
   }
 }

@@ -52,7 +52,11 @@ export class FrameSender implements Intake {
   start(onEnd: () => void, onEnded: () => void): void {
     this.#socket.once('end', () => {
       onEnd();
-      if (this.#stream.writable) this.#stream.write(frame(FRAME.end), onEnded);
+      // A failed write is told here, too: the stream's own end says why.
+      const written = (error?: Error | null) => {
+        if (!error) onEnded();
+      };
+      if (this.#stream.writable) this.#stream.write(frame(FRAME.end), written);
     });
     readInto(this.#socket, this);
   }

@@ -15,7 +15,10 @@ const WELCOME = '+';
 /** So long a ticket may take, in milliseconds. */
 const TICKET_LIMIT_MS = 5_000;
 
-/** So many may be at the door at once; whoever comes then is turned away. */
+/**
+ * So many may be at the door at once; for one more the first has to go. Whoever has the ticket says
+ * it at once, so that nobody can keep the door shut by standing in it.
+ */
 const GUESTS = 16;
 
 /** A connection on which nothing moves is tried from this time on, in milliseconds. */
@@ -31,7 +34,6 @@ export class TicketDoor {
   private constructor(ticket: string) {
     this.#ticket = Buffer.from(`${ticket}\n`);
     this.#server = createServer({ noDelay: true }, (socket) => this.#hear(socket));
-    this.#server.maxConnections = GUESTS;
     this.#came.promise.catch(() => undefined);
   }
 
@@ -60,6 +62,8 @@ export class TicketDoor {
     const drop = () => socket.destroy();
     const timer = setTimeout(drop, TICKET_LIMIT_MS);
     let said: Buffer = Buffer.alloc(0);
+    const [first] = this.#guests;
+    if (first && this.#guests.size >= GUESTS) first.destroy();
     this.#guests.add(socket);
     socket.on('error', () => undefined);
     socket.once('close', () => {

@@ -1,5 +1,5 @@
 import type { QmpClient } from '../qmp/client.js';
-import { QmpError } from '../qmp/errors.js';
+import { QmpClosedError, QmpError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
 import { type ReportProblem, STEP_LIMIT_MS } from './faults.js';
 
@@ -57,6 +57,7 @@ export class DowntimeLadder implements Disposable {
   #releasedAt: number | undefined;
   #mark: Mark | undefined;
   #bytesPerSecond = 0;
+  #measuring = false;
 
   /** Make it before the stream begins; `report` hears of a step that did not work. */
   constructor(qmp: QmpClient, limitMs: number, report: ReportProblem) {
@@ -66,7 +67,8 @@ export class DowntimeLadder implements Disposable {
     this.#events = qmp.listen('MIGRATION_PASS', 'STOP', 'RESUME');
     this.#follow().catch((error: unknown) => {
       // Otherwise the stream or QEMU has ended, and whoever waits for those hears of it.
-      if (error instanceof QmpError) report('raise the downtime limit', error);
+      const ended = this.#ended.signal.aborted || error instanceof QmpClosedError;
+      if (!ended) report('raise the downtime limit', error);
     });
   }
 
@@ -109,7 +111,8 @@ export class DowntimeLadder implements Disposable {
       }
       this.#pass = event.data.pass;
       if (this.#releasedAt === undefined) {
-        await this.#measure();
+        // Held, QEMU says that it begins a pass thousands of times a second: all are to be heard.
+        void this.#measureOnce();
         continue;
       }
       const nextMs = plannedDowntimeMs(this.#pass - this.#releasedAt, this.#limitMs);
@@ -123,6 +126,14 @@ export class DowntimeLadder implements Disposable {
   async #set(parameters: object): Promise<void> {
     const { signal } = this.#ended;
     await this.#qmp.execute('migrate-set-parameters', parameters, { ...STEP, signal });
+  }
+
+  /** Measures, unless that is under way. */
+  async #measureOnce(): Promise<void> {
+    if (this.#measuring) return;
+    this.#measuring = true;
+    await this.#measure().catch(() => undefined);
+    this.#measuring = false;
   }
 
   /** Keeps the highest rate that QEMU has sent at. What cannot be read is left out. */

@@ -11,6 +11,8 @@ import type { WaitOptions } from './types.js';
 /** A further QEMU that waits for the same guest. */
 export interface FurtherQemu extends WaitingQemu {
   readonly memory: MemoryReservation;
+  /** Undoes all of it, once. */
+  discard(): Promise<void>;
 }
 
 /**
@@ -54,8 +56,9 @@ export async function startFurther(
     again: { attempt, process: process.record },
   });
   const rest = made.move();
-  undo.defer('end the further QEMU', () => rest[Symbol.asyncDispose]());
-  return { process, directory, memory };
+  const discard = () => rest[Symbol.asyncDispose]();
+  undo.defer('end the further QEMU', discard);
+  return { process, directory, memory, discard };
 }
 
 /** Nothing is sent to a QEMU that is not this domain's, or that would run its guest by itself. */

@@ -3,6 +3,7 @@ import type { QemuProcess } from '../process/qemu-process.js';
 import type { Definition } from './definitions.js';
 import type { MemoryReservation } from './host-resources.js';
 import { allocatedBytes, type ImageWish, readWritten, type Written } from './images.js';
+import type { FurtherQemu } from './incoming-again.js';
 import type { Reservation } from './pools.js';
 import type { RunningQemu } from './start-qemu.js';
 
@@ -49,6 +50,7 @@ export class IncomingHold {
   readonly #books: IncomingBooks;
   /** Of the QEMU that takes the guest. */
   #memory: MemoryReservation;
+  #further: FurtherQemu | undefined;
   #write: (() => Promise<void>) | undefined;
 
   constructor(parts: IncomingHoldParts, books: IncomingBooks) {
@@ -58,8 +60,14 @@ export class IncomingHold {
   }
 
   /** A further QEMU takes the guest, with memory of its own. */
-  replace(memory: MemoryReservation): void {
-    this.#memory = memory;
+  replace(further: FurtherQemu): void {
+    this.#memory = further.memory;
+    this.#further = further;
+  }
+
+  /** Undoes the further QEMU that there is, because only one can take the guest. */
+  async discardFurther(): Promise<void> {
+    await this.#further?.discard();
   }
 
   allocated(): Promise<Readonly<Record<string, number>>> {

@@ -91,9 +91,10 @@ export async function startIncoming(
     allocated: () => hold.allocated(),
     written: () => hold.written(),
     startAgain: async (attempt, limits) => {
+      await hold.discardFurther();
       const further = await startFurther(waiting, attempt, rest, tools, limits);
       books.started(further.process.record.process.pid, further.process);
-      hold.replace(further.memory);
+      hold.replace(further);
       return further;
     },
     discard: () => hold.discard(),

@@ -61,9 +61,16 @@ export class CopyOrder {
     const hottest = Math.max(HOT_BYTES_PER_S, HOT_PART * this.#bestRate);
     const cold = sorted.filter((disk) => writeRateOf(disk) <= hottest).length;
     const least = Math.max(1, cold);
-    if (limited) this.#extra = 0;
+    if (limited) this.#forget();
     else if (rate !== undefined) this.#weigh(rate, least < sorted.length);
     return new Set(sorted.slice(0, least + this.#extra).map(({ diskId }) => diskId));
+  }
+
+  /** What was tried before and found to be of no use may be of use again. */
+  #forget(): void {
+    this.#extra = 0;
+    this.#rateBefore = undefined;
+    this.#knee = Number.POSITIVE_INFINITY;
   }
 
   #begin(waiting: number, mark: { readonly atMs: number; readonly bytes: number }): void {

@@ -6,6 +6,7 @@ import { QmpClosedError } from '../qmp/errors.js';
 import type { EventListener } from '../qmp/event-listener.js';
 import { deferred } from '../util/deferred.js';
 import { untilAborted, withTimeout } from '../util/linked-signal.js';
+import { ReasonedError } from '../util/reasoned-error.js';
 import { DowntimeLadder } from './downtime-ladder.js';
 import { DomainError } from './errors.js';
 import { QemuFaults, type ReportProblem, STEP_LIMIT_MS } from './faults.js';
@@ -255,20 +256,18 @@ export class QemuRamSend implements RamSend {
 
   /** False where the way cannot be opened: the destination may have another one. */
   async #begin(options: WaitOptions): Promise<boolean> {
-    const { directory, server, carrier, limits } = this.#parts;
+    const { limits } = this.#parts;
     const qmp = this.#qmp;
     try {
-      const { way, address: addr } = await RamWay.open(
-        { qmp, directory, server, carrier },
-        options,
-      );
+      const { way, address: addr } = await RamWay.open({ ...this.#parts, qmp }, options);
       this.#way = way;
       await setUpStream(qmp, way.credentials, limits.maxBandwidth, options);
       this.#begun = true;
       await qmp.execute('migrate', { channels: [{ 'channel-type': 'main', addr }] }, options);
       return true;
     } catch (error) {
-      if (!(error instanceof DomainError)) throw error;
+      options.signal.throwIfAborted();
+      if (!(error instanceof ReasonedError)) throw error;
       this.#broken.reject(error);
       return false;
     }
@@ -282,7 +281,7 @@ export class QemuRamSend implements RamSend {
       .follow({ signal })
       .finally(() => watch.abort(new Error('The guest is paused.')))
       .then(this.#paused.resolve, this.#paused.reject);
-    watchRam(this.#qmp, watch).catch((error) => {
+    watchRam(this.#qmp, { signal: watch.signal }).catch((error) => {
       if (error instanceof DomainError) this.#broken.reject(error);
     });
     const begun = this.#adopted ? Promise.resolve() : this.#watch.began;

@@ -76,8 +76,12 @@ function tls(credentials: string) {
   return { 'tls-creds': credentials, 'tls-hostname': '' };
 }
 
+/** QEMU counts in tenths of a second: less than ten bytes would be nothing, which is no limit. */
+const LEAST_BYTES_PER_S = 10;
+
 function bandwidth(bytesPerSecond: number) {
-  return { 'max-bandwidth': Math.round(bytesPerSecond) || UNLIMITED_BYTES_PER_S };
+  const limit = bytesPerSecond && Math.max(LEAST_BYTES_PER_S, Math.round(bytesPerSecond));
+  return { 'max-bandwidth': limit || UNLIMITED_BYTES_PER_S };
 }
 
 /** Puts exactly these on: whatever else is on would change what the stream means. */

@@ -9,6 +9,7 @@ import type {
   WaitOptions,
 } from '../domain/types.js';
 import type { Clock } from '../util/clock.js';
+import { linkSignals } from '../util/linked-signal.js';
 import type { Log } from '../util/log.js';
 import type { Reason } from '../util/reasons.js';
 import { MOMENTS, type Moment, splitDowntime } from './downtime.js';
@@ -143,7 +144,7 @@ export class SourceContext {
         this.#sampler.ram = sent;
         this.#tools.traffic.sends(sent);
         await sent.sentOnce({ signal: this.signal });
-        await this.#tools.traffic.pauseTurn({ signal: this.signal });
+        await this.#pauseTurn(sent);
         await activate();
         await present();
         await sent.allowPause();
@@ -156,6 +157,20 @@ export class SourceContext {
         if (!sent || !broken || tries === RAM_TRIES || this.signal.aborted) throw error;
         this.#log.warn({ err: error, tries }, 'the RAM stream broke; trying again');
       }
+    }
+  }
+
+  /** Waits for the turn to pause the guest, unless QEMU has paused it or the stream has broken. */
+  async #pauseTurn(sent: RamSend): Promise<void> {
+    const over = new AbortController();
+    using waiting = linkSignals(this.signal, over.signal);
+    const turn = this.#tools.traffic.pauseTurn({ signal: waiting.signal });
+    const paused = sent.preSwitchover({ signal: this.signal });
+    for (const promise of [turn, paused]) promise.catch(() => undefined);
+    try {
+      await Promise.race([turn, paused]);
+    } finally {
+      over.abort(new Error('The turn is not needed any more.'));
     }
   }
 

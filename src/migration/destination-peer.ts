@@ -222,8 +222,10 @@ export class MigrationPeer implements DestinationPeer, Twin, IngressPeer {
       try {
         return await this.#calls.awaitLoaded(header, { signal });
       } catch (error) {
-        const { reason } = asReasoned(error);
+        const { reason, side } = asReasoned(error);
         if (reason !== 'PEER_UNREACHABLE' && reason !== 'STALLED') throw error;
+        // What names its side is no silence: it is the destination's word that it has given up.
+        if (reason === 'STALLED' && side !== undefined) throw error;
         if (reason === 'STALLED') lostMs = undefined;
         else {
           lostMs ??= performance.now();

@@ -14,6 +14,8 @@ export interface IngressPeer {
 }
 
 const ASK_EVERY_MS = 500;
+/** Where the destination has no limit there is only the turn to be kept. */
+const UNLIMITED_ASK_EVERY_MS = 1_000;
 const WAITING_ASK_EVERY_MS = 100;
 const ANSWER_LIMIT_MS = 2_000;
 /** The first answer is waited for, so that the copy does not begin faster than it may go on. */
@@ -22,8 +24,9 @@ const FIRST_ANSWER_MS = 1_000;
 const SILENT_MS = 10_000;
 
 /**
- * What the destination of one migration lets it send: asked for twice a second. Where no answer
- * comes the last one counts, its half after ten seconds, and nothing is ever stopped for it.
+ * What the destination of one migration lets it send: asked for twice a second where it has a
+ * limit. Where no answer comes the last one counts, its half after ten seconds, and nothing is ever
+ * stopped for it.
  */
 export class IngressShare {
   readonly #peer: IngressPeer;
@@ -36,6 +39,8 @@ export class IngressShare {
   #asking = false;
   #askAgain = false;
   #share = Infinity;
+  /** The destination has said that it has no limit. */
+  #unlimited = false;
   /** Undefined until it has begun. */
   #heardMs: number | undefined;
   #wanting = false;
@@ -113,14 +118,22 @@ export class IngressShare {
       using limit = withTimeout(this.#ended.signal, ANSWER_LIMIT_MS, () => silent());
       const answer = await this.#peer.shareIngress(ask, limit);
       this.#heardMs = this.#clock.nowMs();
-      this.#share = answer.bytesPerS === 0 ? Infinity : answer.bytesPerS;
+      this.#unlimited = answer.bytesPerS === 0;
+      this.#share = this.#unlimited ? Infinity : answer.bytesPerS;
       if (answer.ramTurn) this.#grant();
     } catch (error) {
+      // It is asked for again soon: a turn is lost where nothing is heard for some seconds.
+      this.#unlimited = false;
       this.#log.debug({ err: error }, 'the destination did not say what may be sent');
       if (this.#silent) this.#grant();
     }
     this.#asking = false;
     this.#next(ask);
+  }
+
+  #pauseMs(wantsTurn: boolean): number {
+    if (wantsTurn && !this.#hasTurn) return WAITING_ASK_EVERY_MS;
+    return this.#unlimited ? UNLIMITED_ASK_EVERY_MS : ASK_EVERY_MS;
   }
 
   #grant(): void {
@@ -133,8 +146,7 @@ export class IngressShare {
     if (this.#ended.signal.aborted) return;
     this.#changed();
     if (this.#askAgain) return void this.#ask();
-    const everyMs = wantRamTurn && !this.#hasTurn ? WAITING_ASK_EVERY_MS : ASK_EVERY_MS;
-    this.#timer = setTimeout(() => void this.#ask(), everyMs).unref();
+    this.#timer = setTimeout(() => void this.#ask(), this.#pauseMs(wantRamTurn)).unref();
   }
 }
 

@@ -40,6 +40,8 @@ export class TrafficMember {
   #ram: Knob | undefined;
   #prepare: Turn | undefined;
   #ramTurn: Turn | undefined;
+  /** What the link gave when the turn began: what flows since may be this RAM alone. */
+  #linkBytesPerS = 0;
   #pauseTurn: Turn | undefined;
   #going = false;
   #floored = false;
@@ -126,9 +128,9 @@ export class TrafficMember {
 
   /** RAM that takes much longer than it should, or never ends, does not keep the others waiting. */
   limitTurns(): void {
-    const { clock, rate, log, ramTurns, pauseTurns } = this.#traffic;
+    const { clock, log, ramTurns, pauseTurns } = this.#traffic;
     if (this.quietSinceMs !== undefined) return;
-    const limitMs = turnLimitMs(this.#seed.figures().ram?.totalBytes ?? 0, rate);
+    const limitMs = turnLimitMs(this.#seed.figures().ram?.totalBytes ?? 0, this.#linkBytesPerS);
     const over = (turn: Turn | undefined) => turn && clock.nowMs() - turn.sinceMs > limitMs;
     if (over(this.#ramTurn) && ramTurns.waiting > 0) {
       log.info({ migration_id: this.#seed.migrationId }, 'the RAM takes long; the next one begins');
@@ -163,6 +165,7 @@ export class TrafficMember {
     await this.#ingress.takeTurn({ signal });
     // Before the first byte: the way of RAM is made in time only where the others make room for it.
     this.#going = true;
+    this.#linkBytesPerS = this.#traffic.rate;
     this.#changed();
   }
 

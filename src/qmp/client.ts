@@ -122,7 +122,6 @@ export class QmpClient implements AsyncDisposable {
   ): Promise<QmpCommands[C]['return']> {
     const limitMs = this.#limitMs(options);
     using limit = withTimeout(options?.signal, limitMs, () => this.#timeout(command, limitMs));
-    limit.signal.throwIfAborted();
     await this.#turn(limit.signal);
     return await this.#send('execute', command, args, limit.signal);
   }
@@ -149,8 +148,8 @@ export class QmpClient implements AsyncDisposable {
   async handOver(socket: Socket, name: string, options?: ExecuteOptions): Promise<void> {
     const limitMs = this.#limitMs(options);
     using limit = withTimeout(options?.signal, limitMs, () => this.#timeout('getfd', limitMs));
-    await this.#turn(limit.signal);
     try {
+      await this.#turn(limit.signal);
       await this.#send('execute', 'getfd', { fdname: name }, limit.signal, socket);
       unblock(socket);
     } finally {
@@ -197,6 +196,7 @@ export class QmpClient implements AsyncDisposable {
    * when it gives up.
    */
   async #turn(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
     // Nothing is answered any more, so no place would ever be free: `#send` tells the caller.
     if (this.#end) return;
     if (this.#inFlight < IN_FLIGHT_LIMIT) {
@@ -238,8 +238,14 @@ export class QmpClient implements AsyncDisposable {
     const answer = deferred<unknown>();
     this.#pending.set(id, { command, answer });
     this.#options.transcript?.('sent', redact(message));
-    if (handed) writeWithSocket(this.#socket, encodeMessage(message), handed);
-    else this.#socket.write(encodeMessage(message));
+    try {
+      if (handed) writeWithSocket(this.#socket, encodeMessage(message), handed);
+      else this.#socket.write(encodeMessage(message));
+    } catch (error) {
+      this.#pending.delete(id);
+      if (verb === 'execute') this.#endTurn();
+      throw error;
+    }
     return (await untilAborted(answer.promise, signal)) as never;
   }
 

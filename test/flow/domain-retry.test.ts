@@ -88,6 +88,8 @@ describe('RAM that is sent once more', () => {
     ).rejects.toMatchObject({
       reason: 'RAM_FAILED',
     });
+    // Enough for the first, which serves the disks, and one more: the second's is free again.
+    there.freeBytes = 170 * MIB;
     await move.finish(3);
     expect(there.launcher.qemus.map(({ alive }) => alive)).toEqual([false, false, true]);
     await expectArrived();

@@ -2,6 +2,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
+import { DomainError } from '../../src/domain/errors.js';
 import type { DiskServerAddress, RamServerAddress } from '../../src/domain/launch-spec.js';
 import { type Migration, Migration_Transport } from '../../src/gen/drover/v1/migration.js';
 import type { PeerHandler } from '../../src/migration/peer.js';
@@ -189,6 +190,20 @@ describe('a destination that lies about what it has', () => {
       abort: (header) => handler.abort({ ...header, destinationJournalId: '' }),
     }));
     await expectKept(stage, await migrate(stage.hosts.host('alpha'), 'web', 'beta'));
+  });
+
+  it('is not asked again and again where it has given up loading the guest', async () => {
+    let asked = 0;
+    const stage = await start(() => ({
+      awaitLoaded: async () => {
+        asked++;
+        throw new DomainError('STALLED', 'QEMU did not answer.', { side: 'destination' });
+      },
+    }));
+    const failed = await migrate(stage.hosts.host('alpha'), 'web', 'beta');
+    expect(failed.failure?.reason).toBe('STALLED');
+    expect(asked).toBe(1);
+    await expectKept(stage, failed);
   });
 
   it('is not given the guest where it votes before anything is loaded, and never has it', async () => {

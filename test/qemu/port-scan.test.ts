@@ -93,14 +93,19 @@ describe('with real QEMU, a scan of all ports of both hosts in the middle of a m
     const open = [agentPort('beta'), ...[...servers, ...doors].map(({ port }) => port)];
     expect(found.beta).toEqual(open.sort((a, b) => a - b));
 
-    for (const host of ['alpha', 'beta']) {
-      await expectNothingOfAgent(ADDRESSES[host] ?? '', agentPort(host));
-      await expectPrivateSockets(hosts.host(host).config.directories.run);
-    }
+    await Promise.all(
+      ['alpha', 'beta'].map(async (host) => {
+        await expectNothingOfAgent(ADDRESSES[host] ?? '', agentPort(host));
+        await expectPrivateSockets(hosts.host(host).config.directories.run);
+      }),
+    );
     const [one, other] = servers;
     if (!one || !other) throw new Error('There are no two disk servers.');
-    await expectNothingOfDiskServer(one, other);
-    await expectNothingOfDiskServer(other, one);
+    // Both at once: an agent waits half a minute for the answer that is held back here.
+    await Promise.all([
+      expectNothingOfDiskServer(one, other),
+      expectNothingOfDiskServer(other, one),
+    ]);
 
     scanned.resolve();
     for (const id of migrations) {

@@ -49,6 +49,12 @@ describe('a ticket door', () => {
     open.push(await bringTicket({ address, port, ticket }, { signal }), await door.came);
   });
 
+  it('is not kept shut by strangers who stand in it and say nothing', async () => {
+    const { door, port } = await opened();
+    for (let stranger = 0; stranger < 40; stranger++) await says(port, '');
+    open.push(await bringTicket({ address, port, ticket }, { signal }), await door.came);
+  });
+
   it('takes no more than the ticket out of the connection, however long that stands', async () => {
     const { door, port } = await opened();
     const guest = await bringTicket({ address, port, ticket }, { signal });

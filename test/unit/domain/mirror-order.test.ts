@@ -14,6 +14,9 @@ function copying(
   let atMs = 0;
   let copiedBytes = 0;
   let running: ReadonlySet<string> = new Set(waiting.keys());
+  const limit = (isLimited: boolean) => {
+    limited = isLimited;
+  };
   const look = (seconds = 1) => {
     for (let second = 0; second < seconds; second++) {
       atMs += 1000;
@@ -24,7 +27,7 @@ function copying(
     return [...running].sort();
   };
   order.next({ atMs, copiedBytes, disks: [], limited });
-  return { look, ready: (diskId: string) => waiting.delete(diskId) };
+  return { look, limit, ready: (diskId: string) => waiting.delete(diskId) };
 }
 
 const linkOf = (bytes: number) => () => bytes;
@@ -61,6 +64,20 @@ describe('the order in which disks are copied', () => {
     const { look } = copying({ hot: 9 * MIB, cold: 0 }, (count) => count * 50 * MIB, true);
     look(3);
     expect(look(10)).toEqual(['cold']);
+  });
+
+  it('never ends with none, whatever the others on the link do meanwhile', () => {
+    let speed = 100 * MIB;
+    const { look, limit } = copying({ hot: 9 * MIB, cold: 0 }, (count) => (count * speed) / 2);
+    // Until a hot one has been taken in to see whether it helps.
+    look(2);
+    limit(true);
+    speed /= 100;
+    look(2);
+    limit(false);
+    for (let second = 0; second < 10; second++) expect(look()).not.toEqual([]);
+    speed *= 100;
+    expect(look(20)).toContain('cold');
   });
 
   it('takes no more than are of use', () => {

@@ -87,6 +87,26 @@ describe('a socket that is handed to QEMU', () => {
     expect(here.destroyed).toBe(true);
   });
 
+  it('takes no place in the line of commands where it could not be handed over', async () => {
+    const { path } = await monitor({ return: {} });
+    await using client = await QmpClient.connect(path);
+    for (let time = 0; time < 20; time++) {
+      const [here] = await connection();
+      here.destroy();
+      await expect(client.handOver(here, 'ram', { limitMs: 1_000 })).rejects.toThrow();
+    }
+    expect(await client.execute('query-status', {}, { limitMs: 1_000 })).toEqual({});
+  });
+
+  it('is closed where its turn does not come', async () => {
+    const { path } = await monitor({ return: {} });
+    await using client = await QmpClient.connect(path);
+    const [here] = await connection();
+    const signal = AbortSignal.abort(new Error('cancelled'));
+    await expect(client.handOver(here, 'ram', { signal })).rejects.toThrow('cancelled');
+    expect(here.destroyed).toBe(true);
+  });
+
   it('is closed where it has ended before', async () => {
     const { path } = await monitor({ return: {} });
     await using client = await QmpClient.connect(path);
