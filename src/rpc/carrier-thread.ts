@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { Carriage } from '../channel/types.js';
 import { LocalCarrier } from './carrier.js';
@@ -18,6 +20,16 @@ import type { CurrentTls, TlsMaterial } from './tls-material.js';
 
 /** So often it is written down how far the carriages are. */
 const TELL_MS = 250;
+
+/** So long after the last stream its memory is given back. */
+const IDLE_MS = 1_000;
+
+/**
+ * The buffers of streams lie outside the heap, and Node lets 64 MiB of them gather before it looks
+ * which are of use. Here that is known.
+ */
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 /** The certificates as the agent last told them. */
 class ToldTls implements CurrentTls {
@@ -63,6 +75,7 @@ class CarrierThread {
   readonly #states = new Map<Carriage, SharedState>();
   readonly #waits = new Map<number, AbortController>();
   readonly #timer: NodeJS.Timeout;
+  #idle: NodeJS.Timeout | undefined;
   readonly #leave: () => void;
 
   constructor({ address, port, material }: WorkerStart, agent: MessagePort) {
@@ -131,6 +144,7 @@ class CarrierThread {
 
   #follow(key: number, memory: SharedArrayBuffer, carriage: Carriage): void {
     const state = new SharedState(memory);
+    clearTimeout(this.#idle);
     this.#carriages.set(key, carriage);
     this.#states.set(carriage, state);
     state.take(carriage);
@@ -138,6 +152,7 @@ class CarrierThread {
       state.take(carriage);
       this.#carriages.delete(key);
       this.#states.delete(carriage);
+      if (this.#carriages.size === 0) this.#idle = setTimeout(collectGarbage, IDLE_MS).unref();
     };
     carriage.done.then(
       (totals) => {
