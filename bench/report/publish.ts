@@ -11,7 +11,7 @@ import { type Results, summarizeScenario, summarizeTurns, writeResults } from '.
 import { writeTables } from './table.js';
 
 const METHOD = [
-  'Two hosts are two network namespaces of one machine; the link is a veth pair (MTU 9000) that tbf shapes at both ends (burst 256 KiB). With a delay it is a pair of TUN devices (MTU 65520), and a small program holds every packet back for that time; tbf shapes these too.',
+  'Two hosts are two network namespaces of one machine; the link is a veth pair (MTU 9000) that tbf shapes at both ends (burst 256 KiB). With a delay it is a pair of TUN devices (MTU 9000), and a small program holds every packet back for that time; tbf shapes these too.',
   'Everybody moves the same guest with the same QEMU and command line options that mean the same: a Linux kernel and one small program, raw images, `cache=none`, `discard` and `detect-zeroes` on `unmap`. Images lie on the same file system.',
   'The movers take turns within a round, so that whatever changes on the machine hits all of them; ratios are made within a round, and their median counts. A guest goes to and fro between the hosts, and stands still while it is not its turn; agents and libvirtd stay. For the sparse disk every turn has a new guest, since moving it drops the zeros.',
   `Total time runs from the request until the mover says that it is done. For the floor it begins before the destination's QEMU is started, as everybody has to do that.`,
